@@ -1,0 +1,2 @@
+//! Cron for fleets: every replica schedules, exactly one runs.
+pub mod trigger;

@@ -1,0 +1,1 @@
+//! Triggers: pure functions of time.
