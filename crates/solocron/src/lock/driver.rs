@@ -1,0 +1,128 @@
+//! The driver with its lease type erased, so that no user writes a generic.
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::backend::{
+    Enrolled, Enrolment, Epoch, Holder, LockBackend, Lost, MarkAfter, Note, Released, Renewal,
+    Reply, Request, Watch,
+};
+use super::{Capabilities, LockKey, Nonce};
+use crate::clock::LeaseInstant;
+use crate::error::BackendError;
+
+/// A lease whose type only its driver knows.
+pub(crate) type AnyLease = Arc<dyn Any + Send + Sync>;
+
+/// [`LockBackend`] without its lease type.
+#[async_trait]
+pub(crate) trait Driver: Send + Sync + Debug + 'static {
+    fn capabilities(&self) -> Capabilities;
+    async fn enroll(&self, jobs: &[Enrolment]) -> Vec<Result<Enrolled, BackendError>>;
+    async fn try_acquire(&self, requests: &[Request])
+    -> Vec<Result<Reply<AnyLease>, BackendError>>;
+    async fn renew(
+        &self,
+        leases: &[AnyLease],
+        sent: LeaseInstant,
+    ) -> Vec<Result<Renewal, BackendError>>;
+    async fn release(&self, lease: &AnyLease, mark: MarkAfter) -> Result<Released, BackendError>;
+    async fn revoke(
+        &self,
+        key: &LockKey,
+        nonce: Nonce,
+        mark: MarkAfter,
+    ) -> Result<Released, BackendError>;
+    async fn lost(&self, lease: &AnyLease) -> Lost;
+    async fn watch(&self, key: &LockKey) -> Result<Option<Box<dyn Watch>>, BackendError>;
+    async fn epoch(&self) -> Result<Epoch, BackendError>;
+    async fn holders(&self, prefix: &str) -> Result<Option<Vec<Holder>>, BackendError>;
+    async fn set_note(
+        &self,
+        key: &LockKey,
+        expected: u64,
+        body: &[u8],
+    ) -> Result<Note, BackendError>;
+}
+
+#[derive(Debug)]
+pub(crate) struct Erased<B>(pub(crate) B);
+
+fn lease<B: LockBackend>(lease: &AnyLease) -> &B::Lease {
+    lease.downcast_ref().expect("a driver is only given the leases that it granted")
+}
+
+#[async_trait]
+impl<B: LockBackend> Driver for Erased<B> {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn enroll(&self, jobs: &[Enrolment]) -> Vec<Result<Enrolled, BackendError>> {
+        self.0.enroll(jobs).await
+    }
+
+    async fn try_acquire(
+        &self,
+        requests: &[Request],
+    ) -> Vec<Result<Reply<AnyLease>, BackendError>> {
+        let erase = |reply| match reply {
+            Reply::Won(grant) => Reply::Won(grant.map(|lease| Arc::new(lease) as AnyLease)),
+            Reply::Stale { mark, done, owner } => Reply::Stale { mark, done, owner },
+            Reply::Busy { holder } => Reply::Busy { holder },
+            Reply::Behind { mark, unfinished } => Reply::Behind { mark, unfinished },
+            Reply::Early { store_now } => Reply::Early { store_now },
+        };
+        self.0.try_acquire(requests).await.into_iter().map(|reply| reply.map(erase)).collect()
+    }
+
+    async fn renew(
+        &self,
+        leases: &[AnyLease],
+        sent: LeaseInstant,
+    ) -> Vec<Result<Renewal, BackendError>> {
+        let leases: Vec<_> = leases.iter().map(lease::<B>).collect();
+        self.0.renew(&leases, sent).await
+    }
+
+    async fn release(&self, any: &AnyLease, mark: MarkAfter) -> Result<Released, BackendError> {
+        self.0.release(lease::<B>(any), mark).await
+    }
+
+    async fn revoke(
+        &self,
+        key: &LockKey,
+        nonce: Nonce,
+        mark: MarkAfter,
+    ) -> Result<Released, BackendError> {
+        self.0.revoke(key, nonce, mark).await
+    }
+
+    async fn lost(&self, any: &AnyLease) -> Lost {
+        self.0.lost(lease::<B>(any)).await
+    }
+
+    async fn watch(&self, key: &LockKey) -> Result<Option<Box<dyn Watch>>, BackendError> {
+        self.0.watch(key).await
+    }
+
+    async fn epoch(&self) -> Result<Epoch, BackendError> {
+        self.0.epoch().await
+    }
+
+    async fn holders(&self, prefix: &str) -> Result<Option<Vec<Holder>>, BackendError> {
+        self.0.holders(prefix).await
+    }
+
+    async fn set_note(
+        &self,
+        key: &LockKey,
+        expected: u64,
+        body: &[u8],
+    ) -> Result<Note, BackendError> {
+        self.0.set_note(key, expected, body).await
+    }
+}
