@@ -1,1 +1,3 @@
 //! The laws every lock backend must keep.
+
+pub mod history;
