@@ -12,7 +12,7 @@ use std::ops::Range;
 /// it points at the place:
 ///
 /// ```text
-/// cron pattern: hour `25` is not in 0-23: choose an hour in that range
+/// cron pattern: hour `25` is not in 0-23: choose a number from that range
 ///   | 0 25 * * *
 ///   |   ^^
 /// ```

@@ -90,13 +90,13 @@ impl<'a> Token<'a> {
 
     /// Reads a number or a name.
     pub(super) fn value(&self) -> Result<u32, TriggerError> {
-        let Field { min, max, names, name } = self.field;
+        let Field { min, max, names, .. } = self.field;
         if let Some(number) = self.number() {
             if (*min..=*max).contains(&number) {
                 return Ok(number);
             }
             return Err(
-                self.error(&format!("is not in {min}-{max}: choose a {name} in that range"))
+                self.error(&format!("is not in {min}-{max}: choose a number from that range"))
             );
         }
         let named = names.iter().zip(*min..).find(|(name, _)| self.is(name));
