@@ -67,7 +67,7 @@ pub use dst::{DstFold, DstGap};
 ///
 /// A search ends 80 years away. The rarest patterns, such as a 29 February on a Sunday, recur
 /// within 40 years, so that only [`DstGap::Skip`] and [`DstFold`] can make a search run that far;
-/// it then takes some microseconds.
+/// it then takes up to a tenth of a millisecond.
 ///
 /// # Examples
 ///
