@@ -306,6 +306,45 @@ fn a_time_that_is_left_out_each_year_ends_the_search() {
 }
 
 #[test]
+fn a_zone_without_a_name_keeps_its_own_rules() {
+    let daily = Cron::parse("30 2 * * *").unwrap();
+    let new_york = daily.clone().time_zone("America/New_York").unwrap();
+    let rules = daily.clone().zone(TimeZone::posix("EST5EDT,M3.2.0,M11.1.0").unwrap());
+    let mut t = at("2026-01-01T00:00:00Z");
+    for _ in 0..400 {
+        assert_eq!(rules.next_after(t), new_york.next_after(t));
+        t = rules.next_after(t).unwrap();
+        assert_eq!(rules.last_at_or_before(t), Some(t));
+    }
+    let offset = jiff::tz::Offset::from_seconds(19_800).unwrap();
+    let fixed = daily.zone(TimeZone::fixed(offset));
+    assert_eq!(fixed.next_after(at("2026-01-01T00:00:00Z")), Some(at("2026-01-01T21:00:00Z")));
+}
+
+#[test]
+fn absurd_zones_end_and_never_go_backwards() {
+    // Clock changes longer than what lies between them; no real zone has such.
+    for rules in [
+        "AAA0BBB-24,J59/0,J60/0",
+        "AAA24BBB-24,J100/0,J100/12",
+        "AAA0BBB0,J1/0,J365/0",
+        "AAA0BBB,0/0,J365/25",
+    ] {
+        let zone = TimeZone::posix(rules).unwrap();
+        for pattern in ["* * * * * *", "30 2 * * *", "0 0 29 2 *", "0 12 1,10 1,4 *"] {
+            for fold in [DstFold::First, DstFold::Last, DstFold::Both] {
+                let cron = Cron::parse(pattern).unwrap().zone(zone.clone()).fold(fold);
+                for day in 0..400 {
+                    let t = at("2026-01-01T00:00:00Z") + SignedDuration::from_hours(day * 24);
+                    assert!(cron.next_after(t).is_none_or(|next| next > t));
+                    assert!(cron.last_at_or_before(t).is_none_or(|last| last <= t));
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn clock_changes_are_days_apart() {
     // What lets a search treat them one at a time.
     let (from, to) = (at("1900-01-01T00:00:00Z"), at("2038-01-01T00:00:00Z"));

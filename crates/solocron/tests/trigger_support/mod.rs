@@ -121,13 +121,17 @@ impl Field {
 
 impl Pattern {
     pub(crate) fn matches(&self, local: DateTime) -> bool {
-        let days = (self.day_of_month.has_day(local), self.day_of_week.has_day(local));
-        let either = !self.day_of_month.is_free() && !self.day_of_week.is_free();
         self.second.as_ref().map_or(local.second() == 0, |second| second.has(local.second() as u32))
             && self.minute.has(local.minute() as u32)
             && self.hour.has(local.hour() as u32)
             && self.month.has(local.month() as u32)
-            && if either { days.0 || days.1 } else { days.0 && days.1 }
+            && self.has_day(local)
+    }
+
+    fn has_day(&self, local: DateTime) -> bool {
+        let days = (self.day_of_month.has_day(local), self.day_of_week.has_day(local));
+        let either = !self.day_of_month.is_free() && !self.day_of_week.is_free();
+        if either { days.0 || days.1 } else { days.0 && days.1 }
     }
 
     pub(crate) fn follows_elapsed_time(&self) -> bool {

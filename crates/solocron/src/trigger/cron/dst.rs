@@ -76,19 +76,21 @@ impl Timeline<'_> {
             let found = self.pattern.find::<D>(offset.to_datetime(at));
             if !near_change {
                 let found = found?;
-                let (before, after) = match self.zone.to_ambiguous_timestamp(found).offset() {
-                    AmbiguousOffset::Unambiguous { offset } => {
-                        return offset.to_timestamp(found).ok();
-                    }
-                    AmbiguousOffset::Gap { before, after } => (before, after),
-                    AmbiguousOffset::Fold { before, after } => (before, after),
+                let ambiguous = self.zone.to_ambiguous_timestamp(found).offset();
+                let (before, after) = match ambiguous {
+                    AmbiguousOffset::Unambiguous { offset } => (offset, offset),
+                    AmbiguousOffset::Gap { before, after }
+                    | AmbiguousOffset::Fold { before, after } => (before, after),
                 };
+                let first = if D::FORWARD { before.max(after) } else { before.min(after) };
+                let first = first.to_timestamp(found).ok()?;
+                // It always is, unless changes overlap, as only a made-up zone's do.
+                let is_behind = if D::FORWARD { first >= at } else { first <= at };
+                if is_behind && before == after {
+                    return Some(first);
+                }
                 // Nothing matches up to the period in which `found` can be met first.
-                at = if D::FORWARD {
-                    at.max(before.max(after).to_timestamp(found).ok()?)
-                } else {
-                    at.min(before.min(after).to_timestamp(found).ok()?)
-                };
+                at = if is_behind { first } else { at };
             }
             let period = Period::around(self.zone, at);
             if let Some(tick) = self.find_in::<D>(&period, at) {
@@ -156,7 +158,7 @@ impl Timeline<'_> {
             return false;
         };
         let (from, to) = (period.before.to_datetime(start), period.offset.to_datetime(start));
-        from < to && self.pattern.find::<Forward>(from).is_some_and(|left_out| left_out < to)
+        self.pattern.find::<Forward>(from).is_some_and(|left_out| left_out < to)
     }
 }
 
