@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lock::{Holder, LockKey, Lost};
+use crate::trigger::TriggerError;
 
 /// The result of the public API.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -23,6 +24,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// An argument or a combination of options is wrong. Nothing was sent and nothing has changed; mend the call.
     Invalid(Invalid),
+    /// A schedule is wrong. Nothing has changed; mend the schedule.
+    Trigger(TriggerError),
     /// The backend cannot do what was asked of it. Nothing has changed; pick another mode or another backend.
     Lacks {
         /// What is missing, in one word of [`Capabilities`](crate::lock::Capabilities).
@@ -84,6 +87,12 @@ impl Invalid {
         Self { what, value, why: why.into() }
     }
 
+    /// The same error about an argument that the caller knows by another name.
+    pub(crate) fn named(mut self, what: &'static str) -> Self {
+        self.what = what;
+        self
+    }
+
     /// What was wrong: the name of the argument.
     #[must_use]
     pub fn what(&self) -> &'static str {
@@ -111,13 +120,9 @@ impl From<std::convert::Infallible> for Error {
     }
 }
 
-impl From<crate::trigger::TriggerError> for Error {
-    fn from(error: crate::trigger::TriggerError) -> Self {
-        Self::Invalid(Invalid {
-            what: "trigger",
-            value: String::new(),
-            why: error.to_string().into(),
-        })
+impl From<TriggerError> for Error {
+    fn from(error: TriggerError) -> Self {
+        Self::Trigger(error)
     }
 }
 
@@ -128,6 +133,7 @@ impl fmt::Display for Error {
                 write!(f, "{}", invalid.why)
             }
             Self::Invalid(invalid) => write!(f, "{invalid}"),
+            Self::Trigger(error) => write!(f, "{error}"),
             Self::Lacks { need, instead } => write!(f, "the lock backend has no {need}: {instead}"),
             Self::TimedOut { key, waited, holder: Some(holder) } => {
                 write!(
@@ -153,6 +159,7 @@ impl StdError for Error {
         match self {
             Self::Backend { source, .. } => Some(source),
             Self::Invalid(invalid) => Some(invalid),
+            Self::Trigger(error) => Some(error),
             _ => None,
         }
     }

@@ -171,6 +171,11 @@ impl LockGuard {
         }
     }
 
+    /// How long before its deadline the loss of this lease is announced.
+    pub(crate) fn notice(&self) -> std::time::Duration {
+        self.timing.notice
+    }
+
     /// What happens to the claimed tick if the guard is dropped.
     pub(crate) fn on_drop(&mut self, after: MarkAfter) {
         self.after = after;

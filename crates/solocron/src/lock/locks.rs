@@ -374,10 +374,14 @@ impl Locks {
     ///
     /// Enrolling again is harmless.
     pub async fn enroll(&self, jobs: &[Enrolment]) -> Result<Vec<Enrolled>> {
-        self.enroll_each(jobs)
-            .await?
-            .into_iter()
-            .zip(jobs)
+        if !self.capabilities().marks {
+            return Err(Error::Lacks {
+                need: "marks",
+                instead: "it cannot claim ticks; pick a backend that keeps marks".into(),
+            });
+        }
+        let answers = self.enroll_each(jobs).await.into_iter().zip(jobs);
+        answers
             .map(|(enrolled, job)| {
                 enrolled.map_err(|source| self.failed("enroll job", &job.key, source))
             })
@@ -387,17 +391,10 @@ impl Locks {
     pub(crate) async fn enroll_each(
         &self,
         jobs: &[Enrolment],
-    ) -> Result<Vec<Result<Enrolled, BackendError>>> {
-        if !self.capabilities().marks {
-            return Err(Error::Lacks {
-                need: "marks",
-                instead: "it cannot claim ticks; pick a backend that keeps marks".into(),
-            });
-        }
+    ) -> Vec<Result<Enrolled, BackendError>> {
         let limit = self.timing.request_timeout;
         let answers = within(&**self.clock(), limit, self.keep.driver.enroll(jobs)).await;
-        Ok(answers
-            .unwrap_or_else(|| jobs.iter().map(|_| Err(BackendError::timeout(limit))).collect()))
+        answers.unwrap_or_else(|| jobs.iter().map(|_| Err(BackendError::timeout(limit))).collect())
     }
 
     /// Claims one tick of an [enrolled](Self::enroll) job.

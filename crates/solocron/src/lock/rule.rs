@@ -7,6 +7,10 @@
 /// One rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(
+    not(feature = "rules"),
+    allow(unreachable_pub, reason = "public with the feature `rules`")
+)]
 pub enum Rule {
     /// A claim moves the mark, and a tick at or before the mark is stale.
     Mark,
@@ -63,6 +67,7 @@ impl Rule {
     }
 
     /// Every rule.
+    #[cfg(feature = "rules")]
     pub const ALL: [Self; 21] = [
         Self::Mark,
         Self::RefusedNonce,

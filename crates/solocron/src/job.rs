@@ -1,0 +1,368 @@
+//! A job: a name, a trigger, and what to do.
+
+use std::fmt::{self, Debug, Display};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Invalid, Result};
+use crate::event::{Cancelled, Outcome};
+use crate::lock::{Delivery, Fence, LockKey, Mark};
+use crate::plan::JobPlan;
+use crate::policy::Misfire;
+use crate::trigger::{Cron, Trigger};
+
+/// A named piece of work with a trigger.
+///
+/// The work is any `Fn(Context) -> Future`: a named `async fn`, a closure, with or without shared state, or blocking. It returns
+/// `()` or a `Result` of any error that can be printed.
+///
+/// ```
+/// use std::time::Duration;
+/// use solocron::{Context, Job};
+/// use solocron::trigger::{Cron, Every};
+///
+/// async fn report(ctx: Context) -> Result<(), std::io::Error> {
+///     println!("the report of {}", ctx.tick());
+///     Ok(())
+/// }
+///
+/// let nightly = Job::new("report", Cron::parse("30 2 * * *")?.time_zone("Europe/Berlin")?, report);
+/// let hourly = Job::new("sweep", "@hourly", async |ctx: Context| println!("fence {}", ctx.fence()));
+/// let often = Job::blocking("sync", Every::new(Duration::from_secs(15))?, |_| std::thread::yield_now());
+/// # drop((nightly, hourly, often));
+/// # Ok::<(), solocron::Error>(())
+/// ```
+pub struct Job {
+    pub(crate) id: Result<LockKey, Invalid>,
+    pub(crate) trigger: Result<Arc<dyn Trigger>, Error>,
+    pub(crate) work: Work,
+    misfire: Misfire,
+    delivery: Delivery,
+    pub(crate) max_runtime: Option<Duration>,
+}
+
+pub(crate) type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+type Begin = Arc<dyn Fn(Context) -> Running + Send + Sync>;
+
+/// What a job does, and whether it can be stopped from outside.
+#[derive(Clone)]
+pub(crate) enum Work {
+    Async(Begin),
+    Blocking(Begin),
+}
+
+impl Job {
+    /// A job that runs `work` on the runtime of its scheduler.
+    ///
+    /// `id` is the name that the whole fleet knows the job by: it is what ticks are claimed under, so it must be the same on every
+    /// node, and renaming a job makes it a new one. `trigger` is a [`Trigger`], or the text of a cron pattern in UTC. What is
+    /// wrong with either is told by [`SchedulerBuilder::build`](crate::SchedulerBuilder::build), before anything has changed.
+    pub fn new<F, Fut>(id: impl Into<String>, trigger: impl IntoTrigger, work: F) -> Self
+    where
+        F: Fn(Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoOutcome> + Send + 'static,
+    {
+        Self::of(id, trigger, Work::Async(Arc::new(move |context| guarded(&context, &work))))
+    }
+
+    /// A job that runs `work` with a clone of `state`.
+    pub fn with_state<S, F, Fut>(
+        id: impl Into<String>,
+        trigger: impl IntoTrigger,
+        state: S,
+        work: F,
+    ) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+        F: Fn(Context, S) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoOutcome> + Send + 'static,
+    {
+        Self::new(id, trigger, move |context| work(context, state.clone()))
+    }
+
+    /// A job that blocks its thread, run on tokio's blocking pool. It cannot be stopped from outside: let it ask
+    /// [`Context::checkpoint`] between its steps.
+    pub fn blocking<F, T>(id: impl Into<String>, trigger: impl IntoTrigger, work: F) -> Self
+    where
+        F: Fn(Context) -> T + Send + Sync + 'static,
+        T: IntoOutcome,
+    {
+        let work = Arc::new(work);
+        let run: Begin = Arc::new(move |context| {
+            let work = Arc::clone(&work);
+            Box::pin(async move {
+                let ended = tokio::task::spawn_blocking(move || work(context).into_outcome()).await;
+                ended.unwrap_or_else(|error| match error.try_into_panic() {
+                    Ok(panic) => Outcome::Panicked(panic_message(&*panic)),
+                    Err(_) => Outcome::Cancelled(Cancelled::Shutdown),
+                })
+            })
+        });
+        Self::of(id, trigger, Work::Blocking(run))
+    }
+
+    fn of(id: impl Into<String>, trigger: impl IntoTrigger, work: Work) -> Self {
+        Self {
+            id: LockKey::new(id.into()).map_err(|invalid| invalid.named("job id")),
+            trigger: trigger.into_trigger(),
+            work,
+            misfire: Misfire::default(),
+            delivery: Delivery::default(),
+            max_runtime: None,
+        }
+    }
+
+    /// What happens to ticks that nobody claimed in time. Default: the latest of them is run.
+    #[must_use]
+    pub fn misfire(mut self, misfire: Misfire) -> Self {
+        self.misfire = misfire;
+        self
+    }
+
+    /// What happens to a run that never ended. Default [`Delivery::AtMostOnce`]: it is reported and not run again.
+    #[must_use]
+    pub fn delivery(mut self, delivery: Delivery) -> Self {
+        self.delivery = delivery;
+        self
+    }
+
+    /// How long a run may take; then it is told to stop, and a moment later stopped. Default: no limit.
+    #[must_use]
+    pub fn max_runtime(mut self, limit: Duration) -> Self {
+        self.max_runtime = Some(limit);
+        self
+    }
+
+    pub(crate) fn plan(&self) -> Result<JobPlan> {
+        self.misfire.check()?;
+        if let Delivery::AtLeastOnce { max_attempts: 0 } = self.delivery {
+            return Err(Invalid::new(
+                "max_attempts",
+                0,
+                "a run needs at least one attempt: choose 2 or more",
+            )
+            .into());
+        }
+        if self.max_runtime.is_some_and(|limit| limit.is_zero()) {
+            return Err(Invalid::new(
+                "max_runtime",
+                "0s",
+                "no run ends in no time: leave it out for no limit",
+            )
+            .into());
+        }
+        let trigger = Arc::clone(self.trigger.as_ref().map_err(Clone::clone)?);
+        Ok(JobPlan { trigger, misfire: self.misfire, delivery: self.delivery })
+    }
+}
+
+impl Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("id", &self.id)
+            .field("trigger", &self.trigger)
+            .field("misfire", &self.misfire)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`Job`] takes as its trigger: a [`Trigger`], or the text of a cron pattern in UTC.
+pub trait IntoTrigger {
+    /// The trigger.
+    ///
+    /// # Errors
+    ///
+    /// Where the text is no cron pattern.
+    fn into_trigger(self) -> Result<Arc<dyn Trigger>>;
+}
+
+impl<T: Trigger> IntoTrigger for T {
+    fn into_trigger(self) -> Result<Arc<dyn Trigger>> {
+        Ok(Arc::new(self))
+    }
+}
+
+impl IntoTrigger for &str {
+    fn into_trigger(self) -> Result<Arc<dyn Trigger>> {
+        Ok(Arc::new(Cron::parse(self)?))
+    }
+}
+
+/// What a run may return: `()`, or a `Result` whose error can be printed.
+pub trait IntoOutcome {
+    /// How the run ended.
+    fn into_outcome(self) -> Outcome;
+}
+
+impl IntoOutcome for () {
+    fn into_outcome(self) -> Outcome {
+        Outcome::Ok
+    }
+}
+
+impl<T, E: Display> IntoOutcome for Result<T, E> {
+    fn into_outcome(self) -> Outcome {
+        match self {
+            Ok(_) => Outcome::Ok,
+            Err(error) => Outcome::Failed(error.to_string()),
+        }
+    }
+}
+
+/// What a run is told: the truth.
+#[derive(Debug, Clone)]
+pub struct Context(Arc<Told>);
+
+#[derive(Debug)]
+struct Told {
+    job: LockKey,
+    tick: Mark,
+    fence: Fence,
+    attempt: u32,
+    missed: Vec<Mark>,
+    lateness: Duration,
+    cancel: Cancel,
+    stopping: CancellationToken,
+}
+
+/// Cancellation with a reason.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cancel {
+    token: CancellationToken,
+    why: Arc<OnceLock<Cancelled>>,
+}
+
+impl Cancel {
+    /// The first reason stands.
+    pub(crate) fn cancel(&self, why: Cancelled) {
+        // A reader woken by the token finds the reason.
+        let _ = self.why.set(why);
+        self.token.cancel();
+    }
+
+    pub(crate) fn why(&self) -> Option<Cancelled> {
+        self.why.get().copied()
+    }
+
+    pub(crate) async fn cancelled(&self) -> Cancelled {
+        self.token.cancelled().await;
+        self.why().unwrap_or(Cancelled::Shutdown)
+    }
+}
+
+impl Context {
+    #[expect(clippy::too_many_arguments, reason = "built in one place, from what was won")]
+    pub(crate) fn new(
+        job: LockKey,
+        tick: Mark,
+        fence: Fence,
+        attempt: u32,
+        missed: Vec<Mark>,
+        lateness: Duration,
+        cancel: Cancel,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Told { job, tick, fence, attempt, missed, lateness, cancel, stopping }))
+    }
+
+    /// The job's id.
+    #[must_use]
+    pub fn job(&self) -> &LockKey {
+        &self.0.job
+    }
+
+    /// The tick's nominal time, which is the same on every node: use it to say *which* run this is.
+    #[must_use]
+    pub fn tick(&self) -> Timestamp {
+        self.0.tick.timestamp()
+    }
+
+    /// The fencing token of this run. Give it to whatever you write to, and let *that* refuse older ones.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        self.0.fence
+    }
+
+    /// Which attempt of the tick this is, from 1. More than 1 only under [`Delivery::AtLeastOnce`].
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.0.attempt
+    }
+
+    /// Earlier ticks that nobody ran, oldest first; the last hundred of them where there are more.
+    #[must_use]
+    pub fn missed(&self) -> impl ExactSizeIterator<Item = Timestamp> + '_ {
+        self.0.missed.iter().map(|mark| mark.timestamp())
+    }
+
+    /// How late this run began, by this node's clock.
+    #[must_use]
+    pub fn lateness(&self) -> Duration {
+        self.0.lateness
+    }
+
+    /// Returns when the run must stop, with the reason. Fires *before* another node can hold the lock.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn cancelled(&self) -> Cancelled {
+        self.0.cancel.cancelled().await
+    }
+
+    /// Asks between two steps whether to go on.
+    ///
+    /// # Errors
+    ///
+    /// The reason to stop.
+    pub fn checkpoint(&self) -> Result<(), Cancelled> {
+        self.0.cancel.why().map_or(Ok(()), Err)
+    }
+
+    /// A token that is cancelled when the run must stop, for code that takes one.
+    #[must_use]
+    pub fn token(&self) -> CancellationToken {
+        self.0.cancel.token.child_token()
+    }
+
+    /// Whether the scheduler is shutting down: the run may still end in peace, but should not begin anything long.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.is_cancelled()
+    }
+}
+
+/// Calls and polls the user's code so that its panic is its own.
+fn guarded<F, Fut>(context: &Context, work: &F) -> Running
+where
+    F: Fn(Context) -> Fut,
+    Fut: Future<Output: IntoOutcome> + Send + 'static,
+{
+    let mut running = match catch_unwind(AssertUnwindSafe(|| Box::pin(work(context.clone())))) {
+        Ok(running) => running,
+        Err(panic) => {
+            let message = panic_message(&*panic);
+            return Box::pin(async move { Outcome::Panicked(message) });
+        }
+    };
+    Box::pin(std::future::poll_fn(move |cx| {
+        match catch_unwind(AssertUnwindSafe(|| {
+            running.as_mut().poll(cx).map(IntoOutcome::into_outcome)
+        })) {
+            Ok(polled) => polled,
+            Err(panic) => Poll::Ready(Outcome::Panicked(panic_message(&*panic))),
+        }
+    }))
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}

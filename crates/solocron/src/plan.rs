@@ -1,0 +1,743 @@
+//! What a scheduler decides, as a pure state machine: no clock, no task, no store.
+//!
+//! [`Plan::wake`] and [`Plan::on`] are told the time and what happened, and answer with what to do. The scheduler carries that out,
+//! and so do a simulated fleet and an exhaustive checker: it is the same plan.
+//!
+//! ```text
+//!            ┌─────────┐ Enrolled  ┌──────┐ due   ┌──────────┐ Won    ┌─────────┐ RunEnded ┌───────────┐
+//!   add ───► │ new     │ ────────► │ idle │ ────► │ claiming │ ─────► │ running │ ───────► │ releasing │ ─┐
+//!            └─────────┘           └──────┘       └──────────┘        └─────────┘          └───────────┘  │
+//!               ▲   ▲  failed, forgot ▲ ▲  stale    │  ▲  │ busy, claimed but not done, early, down         │
+//!               └───┴─────────────────┘ └───────────┘  │  ▼                                                │
+//!                                       ▲        retry │ ┌─────────┐                                       │
+//!                                       │              └─│ waiting │ woken, lease over, backoff            │
+//!                                       │  grace over    └─────────┘                                       │
+//!                                       └──────────────────────┴───────────────────────────────────────────┘
+//! ```
+//!
+//! **Waiting** is why no tick is lost when its winner dies or gives it back. A busy key may belong to a node that is about to die;
+//! a tick that is claimed and not done may be undone by a node that is shutting down. So both answers are provisional: the node
+//! watches, and tries again when woken or when the lease ends, until the tick is settled or its grace is over.
+
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::error::{BackendError, Kind};
+use crate::event::{MissedWhy, What};
+use crate::lock::backend::{Claim, ClaimState, Delivery, Enrolled, MarkAfter, Schedule};
+use crate::lock::rule::Rule;
+use crate::lock::{ClaimReply, Mark, NodeId};
+use crate::policy::{CatchUp, Misfire};
+use crate::trigger::Trigger;
+
+/// What the plan must know of a job.
+#[derive(Debug, Clone)]
+pub struct JobPlan {
+    /// When it is due.
+    pub trigger: Arc<dyn Trigger>,
+    /// What happens to unclaimed ticks.
+    pub misfire: Misfire,
+    /// What happens to unfinished runs.
+    pub delivery: Delivery,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Input {
+    /// The answer to [`Action::Enroll`].
+    Enrolled(Result<Enrolled, BackendError>),
+    /// The answer to [`Action::Claim`].
+    Answer(Answer),
+    /// The key may be free, or a watch has just begun.
+    Woken,
+    /// The run that [`Action::Start`] began has ended.
+    RunEnded {
+        /// When it began.
+        started: Timestamp,
+        /// False where it was cut short: its tick is not done.
+        complete: bool,
+    },
+    /// The lease that [`Action::Release`] or [`Action::Undo`] gave back is given back.
+    Released,
+    /// The store may have forgotten this job.
+    Forgot,
+}
+
+/// [`ClaimReply`] without its guard.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Answer {
+    /// The tick is mine.
+    Won {
+        /// The claim before it.
+        previous: Option<ClaimState>,
+        /// Which attempt of the tick.
+        attempt: u32,
+        /// The schedule on record.
+        schedule: Option<Schedule>,
+    },
+    /// This or a later tick is claimed.
+    Stale {
+        /// The last claimed tick.
+        mark: Mark,
+        /// Whether its run has ended.
+        done: bool,
+        /// Whether somebody holds the key.
+        living: bool,
+        /// When that lease ends, if it has an end.
+        remaining: Option<Duration>,
+        /// Who claimed it.
+        owner: Option<NodeId>,
+    },
+    /// A run holds the key.
+    Busy {
+        /// When its lease ends, if it has an end.
+        remaining: Option<Duration>,
+    },
+    /// An earlier tick goes first.
+    Behind {
+        /// The last claimed tick.
+        mark: Mark,
+        /// Whether `mark` itself is to be claimed again.
+        unfinished: bool,
+    },
+    /// The tick lies in the future of the store.
+    Early {
+        /// The store's clock.
+        store_now: Timestamp,
+    },
+    /// Nobody knows.
+    Failed(BackendError),
+}
+
+impl Answer {
+    /// What the plan must know of a reply.
+    #[must_use]
+    pub fn of(reply: &Result<ClaimReply, BackendError>) -> Self {
+        match reply {
+            Ok(ClaimReply::Won(guard)) => Self::Won {
+                previous: guard.previous.clone(),
+                attempt: guard.attempt,
+                schedule: guard.schedule,
+            },
+            Ok(ClaimReply::Stale { mark, done, owner }) => Self::Stale {
+                mark: *mark,
+                done: *done,
+                living: owner.as_ref().is_some_and(|owner| owner.living),
+                remaining: owner.as_ref().and_then(|owner| owner.remaining),
+                owner: owner.as_ref().map(|owner| owner.node.clone()),
+            },
+            Ok(ClaimReply::Busy(holder)) => {
+                Self::Busy { remaining: holder.as_ref().and_then(|holder| holder.remaining) }
+            }
+            Ok(ClaimReply::Behind { mark, unfinished }) => {
+                Self::Behind { mark: *mark, unfinished: *unfinished }
+            }
+            Ok(ClaimReply::Early { store_now }) => Self::Early { store_now: *store_now },
+            Err(error) => Self::Failed(error.clone()),
+        }
+    }
+}
+
+/// Something to do for one job.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Action {
+    /// Enroll it.
+    Enroll,
+    /// Claim this tick.
+    Claim(Claim),
+    /// Run the tick that was just won.
+    Start {
+        /// The tick.
+        tick: Mark,
+        /// Earlier ticks that nobody ran, oldest first; at most [`Plan::MOST_MISSED`].
+        missed: Vec<Mark>,
+    },
+    /// Give back the tick that was just won; its run will not start.
+    Undo,
+    /// Give back the lease of the run that ended.
+    Release(MarkAfter),
+    /// Watch its key: send [`Input::Woken`] when the watch has begun, and whenever it fires.
+    Watch,
+    /// Watch it no more.
+    Unwatch,
+    /// Tell the observers.
+    Report(What),
+}
+
+/// The plan of all jobs of one node.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    jobs: Vec<Arc<JobPlan>>,
+    states: Vec<State>,
+    /// When each job wants to be looked at; a job stands here at most once.
+    wakes: BTreeSet<(Timestamp, usize)>,
+    stopping: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct State {
+    phase: Phase,
+    /// Every tick up to here is settled, as far as this node is concerned.
+    cursor: Mark,
+    /// A tick whose run never ended, to be claimed again before anything else.
+    unfinished: Option<Mark>,
+    /// Nothing was missed before this: the schedule began then.
+    since: Mark,
+    /// A fast node was told to wait until here: lateness counts from here on.
+    held_back: Option<Timestamp>,
+    /// Failures in a row.
+    failures: u32,
+    /// Why the tick waits.
+    waits_for: MissedWhy,
+    /// The store may have forgotten this job; look as soon as nothing else is under way.
+    forgot: bool,
+    watching: bool,
+    wakes_at: Option<Timestamp>,
+    told_of_schedule: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Phase {
+    New,
+    Enrolling,
+    Idle,
+    /// `woken`: something happened after the attempt was sent.
+    Claiming {
+        tick: Mark,
+        woken: bool,
+    },
+    Waiting {
+        tick: Mark,
+    },
+    Running {
+        tick: Mark,
+    },
+    Releasing,
+}
+
+/// What to do, for which job.
+pub type Actions = Vec<(usize, Action)>;
+
+impl Plan {
+    /// How many missed ticks a run is told of by name.
+    pub const MOST_MISSED: usize = 100;
+
+    /// The longest wait before an unavailable backend is tried again.
+    const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+
+    /// Between two attempts at a key that stays busy without telling when its lease ends.
+    const BUSY_RETRY: Duration = Duration::from_secs(1);
+
+    /// A mark further ahead of this node's clock than this is reported.
+    const MAX_SKEW: Duration = Duration::from_secs(60);
+
+    /// The plan of these jobs; each is enrolled at the first [`wake`](Self::wake).
+    #[must_use]
+    pub fn new(jobs: Vec<Arc<JobPlan>>) -> Self {
+        let state = State {
+            phase: Phase::New,
+            cursor: Mark::from_millis(i64::MIN),
+            unfinished: None,
+            since: Mark::from_millis(i64::MIN),
+            held_back: None,
+            failures: 0,
+            waits_for: MissedWhy::NobodyThere,
+            forgot: false,
+            watching: false,
+            wakes_at: None,
+            told_of_schedule: false,
+        };
+        let mut plan =
+            Self { states: vec![state; jobs.len()], jobs, wakes: BTreeSet::new(), stopping: false };
+        for job in 0..plan.jobs.len() {
+            plan.wake_job_at(job, Some(Timestamp::MIN));
+        }
+        plan
+    }
+
+    /// When [`wake`](Self::wake) wants to be called next.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        self.wakes.first().map(|(at, _)| *at)
+    }
+
+    /// Time has come to `now`.
+    pub fn wake(&mut self, now: Timestamp) -> Actions {
+        let mut actions = Vec::new();
+        while let Some(&(at, job)) = self.wakes.first()
+            && at <= now
+        {
+            self.wakes.pop_first();
+            self.states[job].wakes_at = None;
+            self.look(job, now, &mut actions);
+        }
+        actions
+    }
+
+    /// Something happened to one job.
+    pub fn on(&mut self, job: usize, now: Timestamp, input: Input) -> Actions {
+        let mut actions = Vec::new();
+        match input {
+            Input::Enrolled(answer) => self.enrolled(job, now, answer, &mut actions),
+            Input::Answer(answer) => self.answered(job, now, answer, &mut actions),
+            Input::Woken => match &mut self.states[job].phase {
+                Phase::Claiming { woken, .. } => *woken = true,
+                Phase::Waiting { .. } => self.look(job, now, &mut actions),
+                _ => {}
+            },
+            Input::RunEnded { started, complete } => {
+                self.run_ended(job, now, started, complete, &mut actions)
+            }
+            Input::Released => {
+                self.states[job].phase = Phase::Idle;
+                self.look(job, now, &mut actions);
+            }
+            Input::Forgot => {
+                self.states[job].forgot = true;
+                if matches!(self.states[job].phase, Phase::Idle | Phase::Waiting { .. }) {
+                    self.look(job, now, &mut actions);
+                }
+            }
+        }
+        actions
+    }
+
+    /// The wall clock was set: nothing that was counted by it is right any more.
+    pub fn clock_stepped(&mut self, now: Timestamp) -> Actions {
+        let mut actions = Vec::new();
+        for job in 0..self.jobs.len() {
+            self.states[job].held_back = None;
+            if matches!(self.states[job].phase, Phase::New | Phase::Idle | Phase::Waiting { .. }) {
+                self.look(job, now, &mut actions);
+            }
+        }
+        actions
+    }
+
+    /// No more claims from now on. Runs go on; what is won from now on is undone.
+    pub fn stop(&mut self) -> Actions {
+        self.stopping = true;
+        self.wakes.clear();
+        let mut actions = Vec::new();
+        for job in 0..self.jobs.len() {
+            self.states[job].wakes_at = None;
+            self.unwatch(job, &mut actions);
+        }
+        actions
+    }
+
+    /// Whether anything is under way: an attempt, a run, or giving back.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        !self.states.iter().any(|state| {
+            matches!(state.phase, Phase::Claiming { .. } | Phase::Running { .. } | Phase::Releasing)
+        })
+    }
+
+    /// Decides what to do for a job with nothing under way.
+    fn look(&mut self, job: usize, now: Timestamp, actions: &mut Actions) {
+        if self.stopping {
+            return;
+        }
+        let state = &mut self.states[job];
+        match state.phase {
+            Phase::New => {
+                state.phase = Phase::Enrolling;
+                actions.push((job, Action::Enroll));
+                return;
+            }
+            Phase::Idle | Phase::Waiting { .. } => {}
+            Phase::Enrolling
+            | Phase::Claiming { .. }
+            | Phase::Running { .. }
+            | Phase::Releasing => return,
+        }
+        if std::mem::take(&mut state.forgot) {
+            state.phase = Phase::Enrolling;
+            self.unwatch(job, actions);
+            actions.push((job, Action::Enroll));
+            return;
+        }
+        loop {
+            let Some(tick) = self.candidate(job, now) else { return self.rest(job, actions) };
+            if self.states[job].unfinished.is_none() && now > self.late_at(job, tick) {
+                let why = match self.states[job].phase {
+                    Phase::Waiting { .. } => self.states[job].waits_for,
+                    _ => MissedWhy::NobodyThere,
+                };
+                actions.push((job, Action::Report(What::Missed { tick, why })));
+                self.settle(job, tick);
+                continue;
+            }
+            let claim = self.claim(job, tick, now);
+            self.states[job].phase = Phase::Claiming { tick, woken: false };
+            self.wake_job_at(job, None);
+            actions.push((job, Action::Claim(claim)));
+            return;
+        }
+    }
+
+    /// The tick to claim now.
+    fn candidate(&self, job: usize, now: Timestamp) -> Option<Mark> {
+        let (state, spec) = (&self.states[job], &self.jobs[job]);
+        if let Some(unfinished) = state.unfinished {
+            return Some(unfinished);
+        }
+        let tick = match spec.misfire.catch_up {
+            CatchUp::Latest => spec.trigger.last_at_or_before(now),
+            CatchUp::All => {
+                spec.trigger.next_after(state.cursor.timestamp()).filter(|tick| *tick <= now)
+            }
+        };
+        tick.map(Mark::floor).filter(|tick| *tick > state.cursor)
+    }
+
+    fn claim(&self, job: usize, tick: Mark, now: Timestamp) -> Claim {
+        let spec = &self.jobs[job];
+        // Every missed tick in its turn; but one that is too old to be run holds up nobody.
+        let after = (spec.misfire.catch_up == CatchUp::All)
+            .then(|| before(&*spec.trigger, tick))
+            .flatten()
+            .filter(|previous| {
+                *previous > self.states[job].since && now <= self.late_at(job, *previous)
+            });
+        Claim { tick, after, delivery: spec.delivery }
+    }
+
+    /// When `tick` is too late to be claimed.
+    fn late_at(&self, job: usize, tick: Mark) -> Timestamp {
+        let (state, spec) = (&self.states[job], &self.jobs[job]);
+        let tick = tick.timestamp();
+        let grace = spec.misfire.grace_of(tick, spec.trigger.next_after(tick));
+        later(state.held_back.map_or(tick, |until| until.max(tick)), grace)
+    }
+
+    /// Nothing to claim: sleep until the next tick.
+    fn rest(&mut self, job: usize, actions: &mut Actions) {
+        self.unwatch(job, actions);
+        let state = &mut self.states[job];
+        state.phase = Phase::Idle;
+        state.held_back = None;
+        state.failures = 0;
+        let next = self.jobs[job].trigger.next_after(state.cursor.timestamp());
+        self.wake_job_at(job, next);
+    }
+
+    /// The tick is somebody's business no more.
+    fn settle(&mut self, job: usize, tick: Mark) {
+        let state = &mut self.states[job];
+        state.cursor = state.cursor.max(tick);
+        state.unfinished = state.unfinished.filter(|unfinished| *unfinished > tick);
+        state.held_back = None;
+    }
+
+    fn enrolled(
+        &mut self,
+        job: usize,
+        now: Timestamp,
+        answer: Result<Enrolled, BackendError>,
+        actions: &mut Actions,
+    ) {
+        let enrolled = match answer {
+            Ok(enrolled) => enrolled,
+            Err(error) => {
+                self.states[job].phase = Phase::New;
+                let retry = self.backoff(job, &error, actions);
+                return self.wake_job_at(job, Some(later(now, retry)));
+            }
+        };
+        let last = &enrolled.last;
+        let again = self.states[job].cursor > Mark::from_millis(i64::MIN);
+        actions.push((
+            job,
+            Action::Report(match (again, enrolled.created) {
+                (true, true) => What::Forgot { mark: last.mark },
+                _ => What::Enrolled { mark: last.mark },
+            }),
+        ));
+        if last.mark.timestamp() > later(now, Self::MAX_SKEW) {
+            actions.push((
+                job,
+                Action::Report(What::MarkAhead { mark: last.mark, owner: last.owner.clone() }),
+            ));
+        }
+        let state = &mut self.states[job];
+        state.failures = 0;
+        state.since = enrolled.schedule.since;
+        // Nothing was missed before a schedule began. An unfinished run is looked after below, and counts as settled here.
+        state.cursor = state.cursor.max(last.mark).max(state.since);
+        let attempts_left = match self.jobs[job].delivery {
+            Delivery::AtMostOnce => false,
+            Delivery::AtLeastOnce { max_attempts } => last.attempts < max_attempts,
+        };
+        state.unfinished = (!last.done && last.attempts > 0 && attempts_left).then_some(last.mark);
+        state.phase = Phase::Idle;
+        self.look(job, now, actions);
+    }
+
+    fn answered(&mut self, job: usize, now: Timestamp, answer: Answer, actions: &mut Actions) {
+        let Phase::Claiming { tick, woken } = self.states[job].phase else { return };
+        if !matches!(answer, Answer::Failed(_)) {
+            self.states[job].failures = 0;
+        }
+        match answer {
+            Answer::Won { previous, attempt, schedule } => {
+                return self.won(job, now, tick, previous, attempt, schedule, actions);
+            }
+            Answer::Stale { mark, done, living, remaining, owner } => {
+                // Claimed, and its run goes on: it may yet be undone. Anything else is settled.
+                if mark == tick && !done && living && Rule::ClaimIsProvisional.holds() {
+                    self.wait(
+                        job,
+                        now,
+                        tick,
+                        remaining.unwrap_or(Self::BUSY_RETRY),
+                        MissedWhy::Overlap,
+                        actions,
+                    );
+                } else {
+                    if mark.timestamp() > later(now, Self::MAX_SKEW) {
+                        actions.push((
+                            job,
+                            Action::Report(What::MarkAhead { mark, owner: owner.clone() }),
+                        ));
+                    }
+                    actions.push((job, Action::Report(What::Yielded { tick, to: owner })));
+                    self.settle(job, tick.max(mark));
+                    self.states[job].phase = Phase::Idle;
+                    return self.look(job, now, actions);
+                }
+            }
+            Answer::Busy { remaining } => {
+                if !Rule::BusyIsProvisional.holds() {
+                    self.settle(job, tick);
+                    self.states[job].phase = Phase::Idle;
+                    return self.look(job, now, actions);
+                }
+                self.wait(
+                    job,
+                    now,
+                    tick,
+                    remaining.unwrap_or(Self::BUSY_RETRY),
+                    MissedWhy::Overlap,
+                    actions,
+                );
+            }
+            Answer::Behind { mark, unfinished } => {
+                let state = &mut self.states[job];
+                if unfinished {
+                    state.unfinished = Some(mark);
+                } else {
+                    state.cursor = mark.max(state.since);
+                }
+                state.phase = Phase::Idle;
+                return self.look(job, now, actions);
+            }
+            Answer::Early { store_now } => {
+                let wait = Duration::try_from(tick.timestamp().duration_since(store_now))
+                    .unwrap_or_default();
+                let wait = wait.max(Duration::from_millis(1));
+                self.states[job].held_back = Some(later(now, wait));
+                self.states[job].phase = Phase::Waiting { tick };
+                // Nobody can wake us from this one, so a wake-up in between means nothing.
+                return self.wake_job_at(job, Some(later(now, wait)));
+            }
+            Answer::Failed(error) if error.kind() == Kind::NotEnrolled => {
+                self.states[job].forgot = true;
+                self.states[job].phase = Phase::Idle;
+                return self.look(job, now, actions);
+            }
+            Answer::Failed(error) => {
+                let retry = self.backoff(job, &error, actions);
+                self.wait(job, now, tick, retry, MissedWhy::Backend, actions);
+            }
+        }
+        if woken {
+            self.look(job, now, actions);
+        }
+    }
+
+    /// Tries again when woken, or after `retry`.
+    fn wait(
+        &mut self,
+        job: usize,
+        now: Timestamp,
+        tick: Mark,
+        retry: Duration,
+        why: MissedWhy,
+        actions: &mut Actions,
+    ) {
+        let state = &mut self.states[job];
+        state.phase = Phase::Waiting { tick };
+        state.waits_for = why;
+        if why == MissedWhy::Overlap && !std::mem::replace(&mut state.watching, true) {
+            actions.push((job, Action::Watch));
+        }
+        // A store's expiry has a grain of a millisecond.
+        self.wake_job_at(job, Some(later(now, retry + Duration::from_millis(1))));
+    }
+
+    fn unwatch(&mut self, job: usize, actions: &mut Actions) {
+        if std::mem::take(&mut self.states[job].watching) {
+            actions.push((job, Action::Unwatch));
+        }
+    }
+
+    fn backoff(&mut self, job: usize, error: &BackendError, actions: &mut Actions) -> Duration {
+        let state = &mut self.states[job];
+        if state.failures == 0 || !error.kind().is_transient() {
+            actions.push((job, Action::Report(What::BackendFailed { error: error.clone() })));
+        }
+        state.failures = (state.failures + 1).min(16);
+        let backoff = Duration::from_millis(25)
+            .saturating_mul(1 << state.failures)
+            .min(Self::LONGEST_BACKOFF);
+        // What only a person can mend is tried seldom.
+        let backoff = if error.kind().is_transient() {
+            backoff
+        } else {
+            backoff.max(Self::LONGEST_BACKOFF) * 2
+        };
+        error
+            .retry_after()
+            .map_or(backoff, |after| after.clamp(Duration::from_millis(1), Self::LONGEST_BACKOFF))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one answer, taken apart")]
+    fn won(
+        &mut self,
+        job: usize,
+        now: Timestamp,
+        tick: Mark,
+        previous: Option<ClaimState>,
+        attempt: u32,
+        schedule: Option<Schedule>,
+        actions: &mut Actions,
+    ) {
+        self.unwatch(job, actions);
+        let too_late = self.states[job].unfinished.is_none() && now > self.late_at(job, tick);
+        self.settle(job, tick);
+        if self.stopping || too_late {
+            self.states[job].phase = Phase::Releasing;
+            actions.push((job, Action::Undo));
+            let what = if self.stopping {
+                What::Undone { tick }
+            } else {
+                What::Missed { tick, why: MissedWhy::Backend }
+            };
+            return actions.push((job, Action::Report(what)));
+        }
+        self.states[job].phase = Phase::Running { tick };
+        self.wake_job_at(job, None);
+        actions.push((job, Action::Report(What::Claimed { tick, attempt })));
+        if let Some(previous) = previous
+            .as_ref()
+            .filter(|previous| !previous.done && previous.attempts > 0 && previous.mark != tick)
+        {
+            actions.push((
+                job,
+                Action::Report(What::Abandoned {
+                    tick: previous.mark,
+                    owner: previous.owner.clone(),
+                }),
+            ));
+        }
+        let spec = Arc::clone(&self.jobs[job]);
+        let state = &mut self.states[job];
+        if let Some(schedule) = schedule {
+            state.since = state.since.max(schedule.since);
+            if schedule.fingerprint != spec.trigger.fingerprint()
+                && !std::mem::replace(&mut state.told_of_schedule, true)
+            {
+                actions.push((job, Action::Report(What::ScheduleDiffers)));
+            }
+        }
+        let from = previous.map_or(tick, |previous| previous.mark.max(state.since));
+        actions.push((job, Action::Start { tick, missed: between(&*spec.trigger, from, tick) }));
+    }
+
+    fn run_ended(
+        &mut self,
+        job: usize,
+        now: Timestamp,
+        started: Timestamp,
+        complete: bool,
+        actions: &mut Actions,
+    ) {
+        let Phase::Running { tick } = self.states[job].phase else { return };
+        self.states[job].phase = Phase::Releasing;
+        let spec = &self.jobs[job];
+        if !complete {
+            if matches!(spec.delivery, Delivery::AtLeastOnce { .. }) && !self.stopping {
+                self.states[job].unfinished = Some(tick);
+            }
+            return actions.push((job, Action::Release(MarkAfter::Unfinished)));
+        }
+        // Ticks that came due while it ran are not run. But one that came due before it started is somebody's to claim, and the mark
+        // must not pass it.
+        let wants_all = spec.misfire.catch_up == CatchUp::All && Rule::SkipNothingWanted.holds();
+        let unclaimed = Rule::SkipFromStart.holds()
+            && spec.trigger.next_after(tick.timestamp()).is_some_and(|next| next <= started);
+        let overlapped = spec
+            .trigger
+            .last_at_or_before(now)
+            .map(Mark::floor)
+            .filter(|last| *last > tick && !wants_all && !unclaimed);
+        match overlapped {
+            Some(to) => {
+                self.settle(job, to);
+                actions.push((job, Action::Report(What::Overlapped { after: tick, to })));
+                actions.push((job, Action::Release(MarkAfter::DoneAndSkip(to))));
+            }
+            None => actions.push((job, Action::Release(MarkAfter::Done))),
+        }
+    }
+
+    fn wake_job_at(&mut self, job: usize, at: Option<Timestamp>) {
+        if let Some(old) = self.states[job].wakes_at.take() {
+            self.wakes.remove(&(old, job));
+        }
+        if let (Some(at), false) = (at, self.stopping) {
+            self.states[job].wakes_at = Some(at);
+            self.wakes.insert((at, job));
+        }
+    }
+}
+
+/// Equal plans of the same jobs do the same from here on.
+impl Hash for Plan {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.states.hash(state);
+        self.stopping.hash(state);
+    }
+}
+
+/// The tick before `tick`.
+fn before(trigger: &dyn Trigger, tick: Mark) -> Option<Mark> {
+    trigger
+        .last_at_or_before(Mark::from_millis(tick.as_millis().saturating_sub(1)).timestamp())
+        .map(Mark::floor)
+        .filter(|b| *b < tick)
+}
+
+/// The ticks between `from` and `to`, both left out; the last ones where they are too many to name.
+fn between(trigger: &dyn Trigger, from: Mark, to: Mark) -> Vec<Mark> {
+    let mut ticks: Vec<_> =
+        std::iter::successors(before(trigger, to), |tick| before(trigger, *tick))
+            .take_while(|tick| *tick > from)
+            .take(Plan::MOST_MISSED)
+            .collect();
+    ticks.reverse();
+    ticks
+}
+
+fn later(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}

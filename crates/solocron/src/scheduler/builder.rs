@@ -1,0 +1,125 @@
+//! Building a scheduler: everything that can be wrong is found here, before anything has changed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Planned, Scheduler, Stopper};
+use crate::error::{Error, Invalid, Result};
+use crate::event::{Event, Observer};
+use crate::job::Job;
+use crate::lock::{Keeper, Locks, Scope};
+
+/// Settings of a [`Scheduler`].
+pub struct SchedulerBuilder {
+    locks: Locks,
+    jobs: Vec<Job>,
+    observer: Option<Observer>,
+    drain: Duration,
+    scope: Scope,
+    spawner: Option<Keeper>,
+}
+
+impl SchedulerBuilder {
+    pub(super) fn new(locks: Locks) -> Self {
+        Self {
+            locks,
+            jobs: Vec::new(),
+            observer: None,
+            drain: Duration::from_secs(30),
+            scope: Scope::Process,
+            spawner: None,
+        }
+    }
+
+    /// Adds a job.
+    #[must_use]
+    pub fn job(mut self, job: Job) -> Self {
+        self.jobs.push(job);
+        self
+    }
+
+    /// Adds jobs.
+    #[must_use]
+    pub fn jobs(mut self, jobs: impl IntoIterator<Item = Job>) -> Self {
+        self.jobs.extend(jobs);
+        self
+    }
+
+    /// Refuses to build on a backend that reaches less far. Default: any.
+    #[must_use]
+    pub fn require_scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// How long runs may go on after a shutdown was asked for. Default 30 s. Then they are told to stop, and a moment later
+    /// stopped.
+    #[must_use]
+    pub fn drain(mut self, limit: Duration) -> Self {
+        self.drain = limit;
+        self
+    }
+
+    /// Hears of every event, inline: it should count or send, not work. A panic in it is caught.
+    #[must_use]
+    pub fn observe(mut self, observer: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Where runs are spawned. Default: the tokio runtime that the scheduler runs on.
+    #[must_use]
+    pub fn spawner(mut self, spawner: Keeper) -> Self {
+        self.spawner = Some(spawner);
+        self
+    }
+
+    /// The scheduler.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] or [`Error::Trigger`] for the first job that is wrong: its id empty, too long or taken, its trigger not
+    /// understood, its options contradictory. [`Error::Lacks`] where the backend cannot do what this scheduler needs.
+    pub fn build(self) -> Result<Scheduler> {
+        let Self { locks, jobs, observer, drain, scope, spawner } = self;
+        let capabilities = locks.capabilities();
+        if capabilities.scope < scope {
+            let reach = capabilities.scope;
+            let instead = format!(
+                "it reaches {reach:?} and this scheduler needs {scope:?}: pick a backend that reaches further"
+            );
+            return Err(Error::Lacks { need: "scope", instead: instead.into() });
+        }
+        if !capabilities.marks {
+            let instead =
+                "claiming each tick needs them: pick a backend that keeps marks, such as flock";
+            return Err(Error::Lacks { need: "marks", instead: instead.into() });
+        }
+        let mut seen = HashSet::new();
+        let jobs = jobs.into_iter().map(|job| {
+            let key = job.id.clone()?;
+            if !seen.insert(key.clone()) {
+                let why = "two jobs have it, and would claim each other's ticks: give each its own";
+                return Err(Invalid::new("job id", key.as_str(), why).into());
+            }
+            Ok(Planned {
+                plan: Arc::new(job.plan()?),
+                key,
+                work: job.work,
+                max_runtime: job.max_runtime,
+            })
+        });
+        let jobs = jobs.collect::<Result<_>>()?;
+        Ok(Scheduler { locks, jobs, observer, drain, spawner, stopper: Stopper::default() })
+    }
+}
+
+impl std::fmt::Debug for SchedulerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SchedulerBuilder")
+            .field("locks", &self.locks)
+            .field("jobs", &self.jobs)
+            .finish_non_exhaustive()
+    }
+}

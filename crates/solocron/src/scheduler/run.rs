@@ -1,0 +1,479 @@
+//! The loop: tells the plan what happened, does what the plan says.
+//!
+//! ```text
+//!                 ┌────────────── messages ◄─────────────┐
+//!   clock ──► loop ──► plan ──► actions ──► tasks: enroll, claim (one batch), run, give back, watch
+//! ```
+//!
+//! The loop owns the plan and never waits for a store or a job. Shutting down:
+//!
+//! ```text
+//!   stop ──► no new claims ──► drain ──► told to stop ──► stopped (a moment later) ──► leases given back ──► end
+//!   stop again ───────────────────────────────────────►───┘
+//! ```
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Planned, Scheduler, Stopper};
+use crate::clock::{Clock, LeaseInstant};
+use crate::error::{BackendError, Result};
+use crate::event::{Cancelled, Event, Observer, Outcome, What};
+use crate::job::{Cancel, Context, Work};
+use crate::lock::backend::{Enrolled, Enrolment, Epoch, MarkAfter};
+use crate::lock::{ClaimGuard, ClaimReply, Keeper, Locks, Mark};
+use crate::plan::{Action, Actions, Answer, Input, Plan};
+
+/// How long a run that was told to stop has before it is stopped.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// How often the store is asked whether it forgot, and the longest sleep: a clock that was set is seen by then.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What a task has to say.
+enum Message {
+    Enrolled(Vec<usize>, Vec<Result<Enrolled, BackendError>>),
+    Answered(Vec<usize>, Vec<Result<ClaimReply, BackendError>>),
+    Woken(usize),
+    Ended { job: usize, guard: Box<ClaimGuard>, started: Timestamp, outcome: Outcome },
+    Released(usize),
+    Epoch(Result<Epoch, BackendError>),
+}
+
+impl Scheduler {
+    /// Schedules until `signal` completes or [`Stopper::stop`] is called, then shuts down: no new claims, runs end or are told to,
+    /// leases are given back. Bounded by the [drain time](super::SchedulerBuilder::drain) and a few seconds.
+    ///
+    /// # Errors
+    ///
+    /// None today; a fault of the store is told to the observer and outlived.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops everything at its next await point; leases are given back in the background.
+    pub async fn run_until<T>(self, signal: impl Future<Output = T>) -> Result<()> {
+        let Self { locks, jobs, observer, drain, spawner, stopper } = self;
+        let (to_loop, messages) = unbounded_channel();
+        let stopped = CancellationToken::new();
+        let mut engine = Engine {
+            plan: Plan::new(jobs.iter().map(|job| Arc::clone(&job.plan)).collect()),
+            clock: Arc::clone(locks.clock()),
+            locks,
+            jobs,
+            observer,
+            spawner: spawner.unwrap_or_else(Keeper::current),
+            to_loop,
+            in_hand: HashMap::new(),
+            runs: HashMap::new(),
+            watches: HashMap::new(),
+            stopping: CancellationToken::new(),
+            _stop_tasks: stopped.clone().drop_guard(),
+            stopped,
+            epoch: None,
+            asking_epoch: false,
+        };
+        engine.run(messages, signal, drain, &stopper).await;
+        Ok(())
+    }
+}
+
+struct Engine {
+    plan: Plan,
+    locks: Locks,
+    jobs: Vec<Planned>,
+    observer: Option<Observer>,
+    spawner: Keeper,
+    clock: Arc<dyn Clock>,
+    to_loop: UnboundedSender<Message>,
+    /// Leases between two tasks: just won, or of a run that just ended. The plan says what becomes of them.
+    in_hand: HashMap<usize, Box<ClaimGuard>>,
+    runs: HashMap<usize, Run>,
+    watches: HashMap<usize, DropGuard>,
+    /// Tells runs that the scheduler is shutting down.
+    stopping: CancellationToken,
+    /// Ends the tasks of this engine.
+    stopped: CancellationToken,
+    _stop_tasks: DropGuard,
+    epoch: Option<Epoch>,
+    asking_epoch: bool,
+}
+
+struct Run {
+    cancel: Cancel,
+    abort: CancellationToken,
+}
+
+impl Engine {
+    async fn run<T>(
+        &mut self,
+        mut messages: UnboundedReceiver<Message>,
+        signal: impl Future<Output = T>,
+        drain: Duration,
+        stopper: &Stopper,
+    ) {
+        let mut signal = std::pin::pin!(signal);
+        let mut heartbeat = self.clock.lease_now();
+        let mut steps = ClockSteps::new(&*self.clock);
+        loop {
+            let now = self.clock.now();
+            if steps.stepped(&*self.clock) {
+                let actions = self.plan.clock_stepped(now);
+                self.act(actions);
+            }
+            if self.clock.lease_now() >= heartbeat {
+                heartbeat = self.clock.lease_now() + HEARTBEAT;
+                self.ask_epoch();
+            }
+            let actions = self.plan.wake(now);
+            self.act(actions);
+            let wait =
+                self.plan.next_wake().map_or(HEARTBEAT, |at| between(now, at)).min(HEARTBEAT);
+            tokio::select! {
+                biased;
+                () = stopper.soon().cancelled() => break,
+                _ = &mut signal => break,
+                message = messages.recv() => self.take(message),
+                () = self.clock.sleep(wait) => {}
+            }
+            // Whatever else has come in meanwhile, before looking at the clock again.
+            while let Ok(message) = messages.try_recv() {
+                self.take(Some(message));
+            }
+        }
+        self.shut_down(&mut messages, drain, stopper).await;
+    }
+
+    async fn shut_down(
+        &mut self,
+        messages: &mut UnboundedReceiver<Message>,
+        drain: Duration,
+        stopper: &Stopper,
+    ) {
+        let actions = self.plan.stop();
+        self.act(actions);
+        self.stopping.cancel();
+        let begun = self.clock.lease_now();
+        let told_at = begun + drain;
+        let stopped_at = told_at + NOTICE;
+        let mut over_at = stopped_at + NOTICE * 5;
+        let (mut told, mut stopped) = (false, false);
+        while !self.plan.is_idle() {
+            let next = if !told {
+                told_at
+            } else if !stopped {
+                stopped_at
+            } else {
+                over_at
+            };
+            tokio::select! {
+                biased;
+                message = messages.recv() => { self.take(message); continue }
+                () = stopper.now().cancelled(), if !stopped => {
+                    (told, stopped) = (true, true);
+                    over_at = self.clock.lease_now() + NOTICE * 5;
+                }
+                () = self.clock.sleep_until(next) => {
+                    if stopped {
+                        tracing::warn!("shutdown is over, but a run or a store is not: its leases end with the process or by themselves");
+                        return;
+                    }
+                    stopped = told;
+                    told = true;
+                }
+            }
+            for run in self.runs.values() {
+                run.cancel.cancel(Cancelled::Shutdown);
+                if stopped {
+                    run.abort.cancel();
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, message: Option<Message>) {
+        let Some(message) = message else { return };
+        let now = self.clock.now();
+        match message {
+            Message::Enrolled(jobs, answers) => {
+                for (job, answer) in jobs.into_iter().zip(answers) {
+                    self.tell(job, now, Input::Enrolled(answer));
+                }
+            }
+            Message::Answered(jobs, replies) => {
+                for (job, reply) in jobs.into_iter().zip(replies) {
+                    let answer = Answer::of(&reply);
+                    if let Ok(ClaimReply::Won(guard)) = reply {
+                        self.in_hand.insert(job, guard);
+                    }
+                    self.tell(job, now, Input::Answer(answer));
+                }
+            }
+            Message::Woken(job) => self.tell(job, now, Input::Woken),
+            Message::Ended { job, guard, started, outcome } => {
+                self.runs.remove(&job);
+                let complete = !matches!(outcome, Outcome::Cancelled(_));
+                self.report(
+                    job,
+                    What::Finished { tick: guard.tick, fence: guard.lease.fence(), outcome },
+                );
+                self.in_hand.insert(job, guard);
+                self.tell(job, now, Input::RunEnded { started, complete });
+            }
+            Message::Released(job) => self.tell(job, now, Input::Released),
+            Message::Epoch(answer) => self.heard_epoch(now, answer),
+        }
+    }
+
+    fn tell(&mut self, job: usize, now: Timestamp, input: Input) {
+        let actions = self.plan.on(job, now, input);
+        self.act(actions);
+    }
+
+    fn act(&mut self, actions: Actions) {
+        let (mut enrolling, mut claiming) = (Vec::new(), Vec::new());
+        for (job, action) in actions {
+            match action {
+                Action::Enroll => enrolling.push(job),
+                Action::Claim(claim) => claiming.push((job, claim)),
+                Action::Start { tick, missed } => self.start(job, tick, missed),
+                Action::Undo => self.give_back(job, MarkAfter::Undo),
+                Action::Release(after) => self.give_back(job, after),
+                Action::Watch => self.watch(job),
+                Action::Unwatch => drop(self.watches.remove(&job)),
+                Action::Report(what) => self.report(job, what),
+            }
+        }
+        if !enrolling.is_empty() {
+            self.enroll(enrolling);
+        }
+        if !claiming.is_empty() {
+            let (jobs, claims): (Vec<_>, Vec<_>) = claiming
+                .into_iter()
+                .map(|(job, claim)| (job, (self.jobs[job].key.clone(), claim)))
+                .unzip();
+            let locks = self.locks.clone();
+            self.task(async move { Message::Answered(jobs, locks.claim_each(claims).await) });
+        }
+    }
+
+    fn enroll(&self, jobs: Vec<usize>) {
+        let locks = self.locks.clone();
+        let enrolments = jobs.iter().map(|job| {
+            let Planned { key, plan, .. } = &self.jobs[*job];
+            Enrolment { key: key.clone(), fingerprint: plan.trigger.fingerprint() }
+        });
+        let enrolments: Vec<_> = enrolments.collect();
+        self.task(async move {
+            let answers = locks.enroll_each(&enrolments).await;
+            Message::Enrolled(jobs, answers)
+        });
+    }
+
+    fn start(&mut self, job: usize, tick: Mark, missed: Vec<Mark>) {
+        let Some(mut guard) = self.in_hand.remove(&job) else { return };
+        let Planned { key, work, max_runtime, .. } = self.jobs[job].clone();
+        let fence = guard.lease.fence();
+        // From here on the run may have had an effect: only its end says that the tick is done.
+        guard.lease.on_drop(MarkAfter::Unfinished);
+        let (cancel, abort) = (Cancel::default(), CancellationToken::new());
+        let started = self.clock.now();
+        let lateness = between(tick.timestamp(), started);
+        self.report(job, What::Started { tick, fence, lateness, missed: missed.len() });
+        let context = Context::new(
+            key,
+            tick,
+            fence,
+            guard.attempt,
+            missed,
+            lateness,
+            cancel.clone(),
+            self.stopping.clone(),
+        );
+        self.runs.insert(job, Run { cancel: cancel.clone(), abort: abort.clone() });
+        let clock = Arc::clone(&self.clock);
+        match work {
+            Work::Async(work) => self.task(async move {
+                let mut running = work(context);
+                let stop = async {
+                    told_to_stop(&*clock, &guard, &cancel, max_runtime, &abort).await;
+                    // A lost lease was announced that long before its deadline; the run must be gone by then.
+                    let notice = guard.lease.notice().min(NOTICE);
+                    tokio::select! {
+                        () = abort.cancelled() => {}
+                        () = clock.sleep(notice) => {}
+                    }
+                };
+                let outcome = tokio::select! {
+                    biased;
+                    outcome = &mut running => settle(outcome, &cancel),
+                    () = stop => Outcome::Cancelled(cancel.why().unwrap_or(Cancelled::Shutdown)),
+                };
+                drop(running);
+                Message::Ended { job, guard, started, outcome }
+            }),
+            Work::Blocking(work) => {
+                let to_loop = self.to_loop.clone();
+                // Not bound to this engine: nothing can stop such a run, and its lease must outlive it.
+                self.spawner.spawn(async move {
+                    let mut running = work(context);
+                    let stop = told_to_stop(&*clock, &guard, &cancel, max_runtime, &abort);
+                    let outcome = tokio::select! {
+                        biased;
+                        outcome = &mut running => outcome,
+                        () = stop => running.await,
+                    };
+                    let outcome = settle(outcome, &cancel);
+                    drop(to_loop.send(Message::Ended { job, guard, started, outcome }));
+                });
+            }
+        }
+    }
+
+    fn give_back(&mut self, job: usize, after: MarkAfter) {
+        let Some(guard) = self.in_hand.remove(&job) else { return };
+        self.task(async move {
+            // Where it failed, the reaper goes on; the key is busy until it is through, as it should be.
+            if let Err(error) = guard.lease.release_as(after).await {
+                tracing::debug!(%error, "giving a lease back takes longer");
+            }
+            Message::Released(job)
+        });
+    }
+
+    fn watch(&mut self, job: usize) {
+        /// Between two wake-ups: a store that wakes for nothing must not make us spin.
+        const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(100)];
+
+        let unwatched = CancellationToken::new();
+        self.watches.insert(job, unwatched.clone().drop_guard());
+        let (locks, key, to_loop) =
+            (self.locks.clone(), self.jobs[job].key.clone(), self.to_loop.clone());
+        let (clock, stopped) = (Arc::clone(&self.clock), self.stopped.clone());
+        self.spawner.spawn(async move {
+            let watching = async {
+                let Some(mut watch) = locks.watch(&key).await else { return };
+                // What happened before the watch began was not seen: try again now.
+                let mut pause = PAUSES[0];
+                while to_loop.send(Message::Woken(job)).is_ok() {
+                    let since = clock.lease_now();
+                    watch.changed().await;
+                    if clock.lease_now().saturating_since(since) < PAUSES[1] {
+                        clock.sleep(pause).await;
+                        pause = (pause * 2).min(PAUSES[1]);
+                    } else {
+                        pause = PAUSES[0];
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stopped.cancelled() => {}
+                () = unwatched.cancelled() => {}
+                () = watching => {}
+            }
+        });
+    }
+
+    /// Asks the store whether it forgot something.
+    fn ask_epoch(&mut self) {
+        if !std::mem::replace(&mut self.asking_epoch, true) {
+            let locks = self.locks.clone();
+            self.task(async move { Message::Epoch(locks.epoch().await) });
+        }
+    }
+
+    fn heard_epoch(&mut self, now: Timestamp, answer: Result<Epoch, BackendError>) {
+        self.asking_epoch = false;
+        let Ok(epoch) = answer else { return };
+        if self.epoch.replace(epoch).is_some_and(|before| before != epoch) {
+            for job in 0..self.jobs.len() {
+                self.tell(job, now, Input::Forgot);
+            }
+        }
+    }
+
+    /// Runs `work` until it ends or this engine does, and hands its message to the loop.
+    fn task(&self, work: impl Future<Output = Message> + Send + 'static) {
+        let (to_loop, stopped) = (self.to_loop.clone(), self.stopped.clone());
+        self.spawner.spawn(async move {
+            tokio::select! {
+                biased;
+                () = stopped.cancelled() => {}
+                // The loop may be gone: then the message is dropped, and a guard in it gives itself back.
+                message = work => drop(to_loop.send(message)),
+            }
+        });
+    }
+
+    fn report(&self, job: usize, what: What) {
+        let event = Event { job: self.jobs[job].key.clone(), what };
+        tracing::debug!(job = %event.job, what = ?event.what, "event");
+        if let Some(observer) = &self.observer
+            && catch_unwind(AssertUnwindSafe(|| observer(&event))).is_err()
+        {
+            tracing::error!(job = %event.job, "an observer panicked");
+        }
+    }
+}
+
+/// Returns when a run was told to stop, because its lease is lost, it took too long, or the scheduler says so.
+async fn told_to_stop(
+    clock: &dyn Clock,
+    guard: &ClaimGuard,
+    cancel: &Cancel,
+    max_runtime: Option<Duration>,
+    abort: &CancellationToken,
+) {
+    let too_long = async {
+        match max_runtime {
+            Some(limit) => clock.sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = abort.cancelled() => {}
+        why = guard.lease.lost() => cancel.cancel(Cancelled::LeaseLost(why)),
+        () = too_long => cancel.cancel(Cancelled::Timeout),
+    }
+}
+
+/// A run that noticed its cancellation and gave up was cut short; one that came to its end was not.
+fn settle(outcome: Outcome, cancel: &Cancel) -> Outcome {
+    match (cancel.why(), outcome) {
+        (Some(why), Outcome::Failed(_)) => Outcome::Cancelled(why),
+        (_, outcome) => outcome,
+    }
+}
+
+/// From `from` to `to`; zero where `to` is earlier.
+fn between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
+}
+
+/// Notices that the wall clock was set: it moved otherwise than the lease clock did.
+struct ClockSteps {
+    wall: Timestamp,
+    lease: LeaseInstant,
+}
+
+impl ClockSteps {
+    const NOTICEABLE: Duration = Duration::from_millis(500);
+
+    fn new(clock: &dyn Clock) -> Self {
+        Self { wall: clock.now(), lease: clock.lease_now() }
+    }
+
+    fn stepped(&mut self, clock: &dyn Clock) -> bool {
+        let before = std::mem::replace(self, Self::new(clock));
+        let by_lease = self.lease.saturating_since(before.lease);
+        let expected = before.wall.checked_add(by_lease).unwrap_or(Timestamp::MAX);
+        between(expected, self.wall).max(between(self.wall, expected)) > Self::NOTICEABLE
+    }
+}
