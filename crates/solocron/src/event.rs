@@ -29,6 +29,8 @@ pub enum What {
     Claimed {
         /// The tick.
         tick: Mark,
+        /// Its fence.
+        fence: Fence,
         /// Which attempt of it.
         attempt: u32,
     },
@@ -43,6 +45,8 @@ pub enum What {
     Undone {
         /// The tick.
         tick: Mark,
+        /// Its fence.
+        fence: Fence,
     },
     /// A run began.
     Started {

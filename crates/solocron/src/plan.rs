@@ -30,7 +30,7 @@ use crate::error::{BackendError, Kind};
 use crate::event::{MissedWhy, What};
 use crate::lock::backend::{Claim, ClaimState, Delivery, Enrolled, MarkAfter, Schedule};
 use crate::lock::rule::Rule;
-use crate::lock::{ClaimReply, Mark, NodeId};
+use crate::lock::{ClaimReply, Fence, Mark, NodeId};
 use crate::policy::{CatchUp, Misfire};
 use crate::trigger::Trigger;
 
@@ -73,14 +73,7 @@ pub enum Input {
 #[non_exhaustive]
 pub enum Answer {
     /// The tick is mine.
-    Won {
-        /// The claim before it.
-        previous: Option<ClaimState>,
-        /// Which attempt of the tick.
-        attempt: u32,
-        /// The schedule on record.
-        schedule: Option<Schedule>,
-    },
+    Won(Win),
     /// This or a later tick is claimed.
     Stale {
         /// The last claimed tick.
@@ -115,16 +108,30 @@ pub enum Answer {
     Failed(BackendError),
 }
 
+/// A tick that was won, without its guard.
+#[derive(Debug, Clone)]
+pub struct Win {
+    /// Its fence.
+    pub fence: Fence,
+    /// The claim before it.
+    pub previous: Option<ClaimState>,
+    /// Which attempt of the tick.
+    pub attempt: u32,
+    /// The schedule on record.
+    pub schedule: Option<Schedule>,
+}
+
 impl Answer {
     /// What the plan must know of a reply.
     #[must_use]
     pub fn of(reply: &Result<ClaimReply, BackendError>) -> Self {
         match reply {
-            Ok(ClaimReply::Won(guard)) => Self::Won {
+            Ok(ClaimReply::Won(guard)) => Self::Won(Win {
+                fence: guard.lease.fence(),
                 previous: guard.previous.clone(),
                 attempt: guard.attempt,
                 schedule: guard.schedule,
-            },
+            }),
             Ok(ClaimReply::Stale { mark, done, owner }) => Self::Stale {
                 mark: *mark,
                 done: *done,
@@ -488,9 +495,7 @@ impl Plan {
             self.states[job].failures = 0;
         }
         match answer {
-            Answer::Won { previous, attempt, schedule } => {
-                return self.won(job, now, tick, previous, attempt, schedule, actions);
-            }
+            Answer::Won(win) => return self.won(job, now, tick, win, actions),
             Answer::Stale { mark, done, living, remaining, owner } => {
                 // Claimed, and its run goes on: it may yet be undone. Anything else is settled.
                 if mark == tick && !done && living && Rule::ClaimIsProvisional.holds() {
@@ -610,17 +615,8 @@ impl Plan {
             .map_or(backoff, |after| after.clamp(Duration::from_millis(1), Self::LONGEST_BACKOFF))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one answer, taken apart")]
-    fn won(
-        &mut self,
-        job: usize,
-        now: Timestamp,
-        tick: Mark,
-        previous: Option<ClaimState>,
-        attempt: u32,
-        schedule: Option<Schedule>,
-        actions: &mut Actions,
-    ) {
+    fn won(&mut self, job: usize, now: Timestamp, tick: Mark, win: Win, actions: &mut Actions) {
+        let Win { fence, previous, attempt, schedule } = win;
         self.unwatch(job, actions);
         let too_late = self.states[job].unfinished.is_none() && now > self.late_at(job, tick);
         self.settle(job, tick);
@@ -628,7 +624,7 @@ impl Plan {
             self.states[job].phase = Phase::Releasing;
             actions.push((job, Action::Undo));
             let what = if self.stopping {
-                What::Undone { tick }
+                What::Undone { tick, fence }
             } else {
                 What::Missed { tick, why: MissedWhy::Backend }
             };
@@ -636,7 +632,7 @@ impl Plan {
         }
         self.states[job].phase = Phase::Running { tick };
         self.wake_job_at(job, None);
-        actions.push((job, Action::Report(What::Claimed { tick, attempt })));
+        actions.push((job, Action::Report(What::Claimed { tick, fence, attempt })));
         if let Some(previous) = previous
             .as_ref()
             .filter(|previous| !previous.done && previous.attempts > 0 && previous.mark != tick)
