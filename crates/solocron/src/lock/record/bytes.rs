@@ -89,15 +89,22 @@ impl KeyRecord {
     ///
     /// [`RecordError`] where they are no record, one of another format, or one of another key. Never panics.
     pub fn from_bytes(key: &LockKey, bytes: &[u8]) -> Result<Self, RecordError> {
+        let record = Self::from_any_bytes(bytes)?;
+        if record.key == *key { Ok(record) } else { Err(RecordError::Key(record.key)) }
+    }
+
+    /// The record in these bytes, of whatever key it is: for listing who holds what.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError`] where they are no record, or one of another format. Never panics.
+    pub fn from_any_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
         let mut read = Reader(bytes);
         let version = u16::from_le_bytes(read.array("format version")?);
         if version != VERSION {
             return Err(RecordError::Version(version));
         }
         let found = LockKey::new(read.text("key")?).map_err(|_| RecordError::Malformed("key"))?;
-        if found != *key {
-            return Err(RecordError::Key(found));
-        }
         Ok(Self {
             key: found,
             fence: Fence::new(read.u64("fence")?),
