@@ -1,0 +1,54 @@
+# Every task. CI runs .ci/run, which needs no just.
+
+default:
+    @{{ just_executable() }} --list --unsorted
+
+# all tests, as the README says
+test *ARGS:
+    cargo test --workspace --all-features {{ ARGS }}
+
+# four processes, one kill, one ledger
+fleet:
+    cargo run --example fleet
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
+
+# dependency budgets, and what must not depend on what
+deps-check:
+    scripts/deps-check
+
+# licences, bans, sources (cargo install cargo-deny)
+deny:
+    cargo deny check bans licenses sources
+
+# everything that CI runs
+ci:
+    bash .ci/run
+
+# long: repetitions of whatever is concurrent
+soak N="50":
+    scripts/soak {{ N }}
+
+# long: a simulated fleet, one virtual hour a seed
+sim SEEDS="10000":
+    cargo run --release -p solocron-testkit --example sim -- --seeds {{ SEEDS }}
+
+# long: the larger bounds of the exhaustive check
+check-claims:
+    cargo run --release -p solocron-testkit --example check
+
+# benchmarks, with criterion's report in target/criterion
+bench *ARGS:
+    cargo bench -p solocron-benches {{ ARGS }}
+
+# what would be published
+package:
+    cargo package -p solocron -p solocron-flock -p solocron-testkit --allow-dirty
