@@ -1,7 +1,9 @@
 //! What a user holds: all locks of one backend.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -314,7 +316,7 @@ impl Locks {
 
         let gate = self.gate(key);
         let _first_in_line = gate.lock().await;
-        let mut watch: Option<Box<dyn Watch>> = None;
+        let mut watch = None;
         let mut poll = POLL[0];
         loop {
             let wait = match self.try_key(key.clone()).await {
@@ -332,24 +334,16 @@ impl Locks {
                 }
                 Err(error) => return Err(error),
             };
-            let limit = self.timing.request_timeout;
             let Some(watching) = &mut watch else {
                 // Watch first, then try again, then wait: a release in between must not be missed.
-                watch = within(&**self.clock(), limit, self.keep.driver.watch(key))
-                    .await
-                    .and_then(Result::ok)
-                    .flatten();
+                watch = self.watch(key).await;
                 if watch.is_none() {
                     self.clock().sleep(wait.min(poll)).await;
                     poll = (poll * 2).min(POLL[1]);
                 }
                 continue;
             };
-            if within(&**self.clock(), wait, watching.changed()).await.is_some()
-                && !self.capabilities().wakes
-            {
-                watch = None;
-            }
+            within(&**self.clock(), wait, watching.changed()).await;
         }
     }
 
@@ -475,12 +469,17 @@ impl Locks {
     }
 
     /// Pushed news about a key, where the backend has any.
-    pub(crate) async fn watch(&self, key: &LockKey) -> Option<Box<dyn Watch>> {
+    pub(crate) async fn watch(&self, key: &LockKey) -> Option<PacedWatch> {
         let limit = self.timing.request_timeout;
-        within(&**self.clock(), limit, self.keep.driver.watch(key))
+        let watch = within(&**self.clock(), limit, self.keep.driver.watch(key))
             .await
             .and_then(Result::ok)
-            .flatten()
+            .flatten();
+        watch.map(|watch| PacedWatch {
+            watch,
+            clock: Arc::clone(self.clock()),
+            pause: PacedWatch::SHORTEST,
+        })
     }
 
     pub(crate) async fn epoch(&self) -> Result<Epoch, BackendError> {
@@ -557,5 +556,32 @@ impl Locks {
 
     fn failed(&self, doing: &'static str, key: &LockKey, source: BackendError) -> Error {
         Error::Backend { doing, key: Some(key.clone()), source }
+    }
+}
+
+/// A watch that may fire for no reason as often as it likes, and makes nobody spin.
+pub(crate) struct PacedWatch {
+    watch: Box<dyn Watch>,
+    clock: Arc<dyn Clock>,
+    pause: Duration,
+}
+
+impl PacedWatch {
+    const SHORTEST: Duration = Duration::from_millis(1);
+    const LONGEST: Duration = Duration::from_millis(100);
+
+    /// [`Watch::changed`]. One that had to be waited for is passed on at once; one that is there at once, again and again, is not
+    /// news, and each makes the next one a little later.
+    pub(crate) async fn changed(&mut self) {
+        let mut changed = self.watch.changed();
+        let at_once = poll_fn(|cx| Poll::Ready(changed.as_mut().poll(cx).is_ready())).await;
+        if !at_once {
+            self.pause = Self::SHORTEST;
+            return changed.await;
+        }
+        if self.pause > Self::SHORTEST {
+            self.clock.sleep(self.pause).await;
+        }
+        self.pause = (self.pause * 2).min(Self::LONGEST);
     }
 }

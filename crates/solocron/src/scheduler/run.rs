@@ -347,28 +347,17 @@ impl Engine {
     }
 
     fn watch(&mut self, job: usize) {
-        /// Between two wake-ups: a store that wakes for nothing must not make us spin.
-        const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(100)];
-
         let unwatched = CancellationToken::new();
         self.watches.insert(job, unwatched.clone().drop_guard());
         let (locks, key, to_loop) =
             (self.locks.clone(), self.jobs[job].key.clone(), self.to_loop.clone());
-        let (clock, stopped) = (Arc::clone(&self.clock), self.stopped.clone());
+        let stopped = self.stopped.clone();
         self.spawner.spawn(async move {
             let watching = async {
                 let Some(mut watch) = locks.watch(&key).await else { return };
                 // What happened before the watch began was not seen: try again now.
-                let mut pause = PAUSES[0];
                 while to_loop.send(Message::Woken(job)).is_ok() {
-                    let since = clock.lease_now();
                     watch.changed().await;
-                    if clock.lease_now().saturating_since(since) < PAUSES[1] {
-                        clock.sleep(pause).await;
-                        pause = (pause * 2).min(PAUSES[1]);
-                    } else {
-                        pause = PAUSES[0];
-                    }
                 }
             };
             tokio::select! {
