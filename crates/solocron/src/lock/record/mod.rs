@@ -400,6 +400,18 @@ impl KeyRecord {
         self.holder = None;
     }
 
+    /// The store may have lost claims of ticks up to `mark`: none of them is granted any more, and no undo goes back there. Says
+    /// whether that changed anything.
+    pub fn forget_before(&mut self, mark: Mark) -> bool {
+        let Some(claims) = self.claims.as_mut().filter(|claims| claims.last.mark < mark) else {
+            return false;
+        };
+        claims.last = ClaimState { mark, done: true, attempts: 0, owner: None };
+        claims.previous = None;
+        claims.nonce = None;
+        true
+    }
+
     /// Replaces the note if its version is still `expected`; answers with the note that stands now.
     ///
     /// # Errors

@@ -64,6 +64,25 @@ fn a_run_that_ended_after_its_lease_is_still_done_and_says_not_owner() {
 }
 
 #[test]
+fn what_a_store_may_have_lost_is_neither_granted_again_nor_undone_to() {
+    let mut record = enrolled(0);
+    record.grant(&request(1, 1_000), at(1_000), None);
+    assert!(record.forget_before(Mark::from_millis(5_000)));
+    record.holder_died();
+    for tick in [1_000, 2_000, 5_000] {
+        assert!(matches!(
+            record.judge(&request(2, tick), at(6_000), false),
+            Verdict::Stale { done: true, .. }
+        ));
+    }
+    record.revoke(Nonce::from_u128(1), MarkAfter::Undo, at(6_000));
+    assert_eq!(record.last().unwrap().mark.as_millis(), 5_000);
+    assert!(!record.forget_before(Mark::from_millis(4_999)), "never backwards");
+    assert_eq!(record.judge(&request(3, 5_001), at(6_000), false), Verdict::Grant);
+    assert!(!KeyRecord::new(key()).forget_before(Mark::from_millis(1)), "nothing to forget");
+}
+
+#[test]
 fn a_plain_lock_on_an_enrolled_key_touches_no_mark() {
     let mut record = enrolled(5_000);
     let mut plain = request(1, 0);
