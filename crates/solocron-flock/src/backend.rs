@@ -1,0 +1,692 @@
+//! The driver: a [`KeyRecord`] in each lock file, read and written under the file's lock, decides everything.
+//!
+//! ```text
+//!   acquire   own lease of the same nonce? ──► the same lease
+//!             claim settled on record?     ──► Stale, without the lock
+//!             lock ── busy ──► judge what can be read: Stale or Busy
+//!              │ won: a holder on record is dead, or is this nonce's own lost reply
+//!             judge ──► Grant ──► enter in `held` ──► write the record with our bell ──► Won
+//!                └────► anything else ──► LOCK_UN, close
+//! ```
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use solocron::LeaseInstant;
+use solocron::jiff::Timestamp;
+use solocron::lock::{
+    Capabilities, Enrolled, Enrolment, Epoch, Fencing, Grant, Granted, Holder, KeyRecord,
+    LockBackend, LockKey, Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request,
+    Scope, Validity, Verdict, Watch,
+};
+use solocron::{BackendError, Kind};
+
+use crate::boot;
+use crate::config::{Durability, FlockBuilder};
+use crate::error::{refused, unreadable};
+use crate::file::{self, Attempt, Inode, Opened, Rights};
+use crate::home::Home;
+use crate::lease::{FlockLease, Lease, Won, not_ours};
+use crate::record::{self, Content, Of, Unreadable};
+use crate::watch::{BellWatch, Pause, Wanted};
+
+/// Locks in the files of one directory. Clones share them, and so do all processes of this host that open the same directory.
+#[derive(Debug, Clone)]
+pub struct FlockBackend(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    rights: Rights,
+    durability: Durability,
+    home: Arc<Home>,
+    known: Mutex<Known>,
+}
+
+/// The files of enrolled jobs: what [`LockBackend::epoch`] looks after.
+#[derive(Debug, Default)]
+struct Known {
+    files: HashMap<PathBuf, Inode>,
+    /// The directory when the files were last looked at: device, inode, time of modification.
+    seen: Option<(u64, u64, i64, i64)>,
+    losses: u128,
+}
+
+/// What a file holds, seen without its lock.
+struct Seen {
+    record: KeyRecord,
+    /// Half of the file is unreadable, even when read again.
+    damaged: bool,
+}
+
+/// What comes of a change that needs the lock.
+enum Change<T> {
+    Made(T),
+    /// Somebody else holds the lock; what can be read without it.
+    Busy(Option<Box<Seen>>),
+}
+
+impl FlockBackend {
+    /// The locks in `dir`, which is made with mode 0700 if it is not there; its parent must be.
+    ///
+    /// # Errors
+    ///
+    /// [`solocron::Error::Invalid`] where the directory cannot be trusted with locks: see [`FlockBuilder::build`].
+    pub fn open(dir: impl Into<PathBuf>) -> solocron::Result<Self> {
+        Self::builder().dir(dir).build()
+    }
+
+    /// The same, with options.
+    #[must_use]
+    pub fn builder() -> FlockBuilder {
+        FlockBuilder::default()
+    }
+
+    pub(crate) fn new(dir: PathBuf, rights: Rights, durability: Durability) -> Self {
+        let home = Home::of(&dir, rights);
+        Self(Arc::new(Shared { dir, rights, durability, home, known: Mutex::default() }))
+    }
+
+    /// The lock directory.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        &self.0.dir
+    }
+
+    /// The file of a lock.
+    #[must_use]
+    pub fn path(&self, key: &LockKey) -> PathBuf {
+        let mut name = key.slug();
+        name.push_str(".lock");
+        self.0.dir.join(name)
+    }
+
+    /// This process's home: another one in a forked child.
+    fn home(&self) -> Arc<Home> {
+        if self.0.home.is_mine() {
+            Arc::clone(&self.0.home)
+        } else {
+            Home::of(&self.0.dir, self.0.rights)
+        }
+    }
+
+    fn synced(&self) -> bool {
+        self.0.durability == Durability::Sync
+    }
+
+    fn acquire(
+        &self,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Reply<FlockLease>, BackendError> {
+        let home = self.home();
+        if home.refuses(request.nonce, now) {
+            return Err(given_back());
+        }
+        if let Some(lease) = home.lease(request.key.hash128())
+            && lease.nonce == request.nonce
+            && let Some((verdict, record)) =
+                lease.look(|record| (record.judge(request, now, true), record.clone()))
+        {
+            return answer(verdict, now, |granted| grant(lease, granted, &record, now));
+        }
+        home.bell(); // before the lock file: a dying process closes what it opened last first
+        let path = self.path(&request.key);
+        for _ in 0..file::TRIES {
+            let Some(opened) = file::open(&path, self.0.rights, request.claim.is_none())? else {
+                // Only a claim finds no file, and a fresh record grants none.
+                let verdict = KeyRecord::new(request.key.clone()).judge(request, now, false);
+                return answer(verdict, now, |_| Reply::Busy { holder: None });
+            };
+            if let Some(settled) = self.settled(&opened.file, request, now) {
+                return Ok(settled);
+            }
+            match opened.lock(&path)? {
+                Attempt::Locked(opened) => return self.decide(&home, path, opened, request, now),
+                Attempt::Busy(file) => return self.busy(&path, &file, request, now),
+                Attempt::Replaced => {}
+            }
+        }
+        Err(file::replaced(&path))
+    }
+
+    /// A claim that came too late is told so without the lock: losers are many, and none of them may be stopped with it in hand.
+    fn settled(&self, file: &File, request: &Request, now: Timestamp) -> Option<Reply<FlockLease>> {
+        request.claim?;
+        let read = record::read(file, Of::Key(&request.key));
+        let Ok(Ok(Content::Record { record, damaged: false, .. })) = read else { return None };
+        if record.holder(now, true).is_some() {
+            return None;
+        }
+        match record.judge(request, now, false) {
+            Verdict::Stale { mark, done: true, owner } => {
+                Some(Reply::Stale { mark, done: true, owner: owner.map(Box::new) })
+            }
+            _ => None,
+        }
+    }
+
+    /// With the lock in hand.
+    fn decide(
+        &self,
+        home: &Arc<Home>,
+        path: PathBuf,
+        opened: Opened,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Reply<FlockLease>, BackendError> {
+        let (mut record, seq) = match self.load(&path, &opened.file, &request.key, now) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                file::unlock(&opened.file);
+                return Err(error);
+            }
+        };
+        // Whoever is on record as a holder let go of the file: it is dead, or its reply was lost and this is the same nonce again.
+        let granted = match record.judge(request, now, false) {
+            Verdict::Again(granted) => granted,
+            Verdict::Grant => {
+                record.holder_died();
+                record.grant(request, now, None)
+            }
+            verdict => {
+                file::unlock(&opened.file);
+                return answer(verdict, now, |_| Reply::Busy { holder: None });
+            }
+        };
+        if seq == 0
+            && let Err(error) = record::allocate(&opened.file)
+        {
+            file::unlock(&opened.file);
+            return Err(refused("allocate lock file", &path, &error));
+        }
+        let won = Won { opened, record: record.clone(), seq };
+        let lease = Lease::new(home, path, request.nonce, self.synced(), won);
+        lease.save()?;
+        Ok(grant(lease, granted, &record, now))
+    }
+
+    /// Somebody else has the lock. What it writes meanwhile may be read half, or before it is written.
+    fn busy(
+        &self,
+        path: &std::path::Path,
+        file: &File,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Reply<FlockLease>, BackendError> {
+        let Some(Seen { record, damaged: false }) = self.peek(path, file, &request.key, now)?
+        else {
+            return Ok(Reply::Busy { holder: None });
+        };
+        match record.judge(request, now, true) {
+            // The record of a moment ago: whoever has the lock has not written yet.
+            Verdict::Grant | Verdict::Again(_) | Verdict::Behind { .. } => {
+                Ok(Reply::Busy { holder: None })
+            }
+            verdict => answer(verdict, now, |_| Reply::Busy { holder: None }),
+        }
+    }
+
+    /// The record and its seq, read with the lock in hand; what may be lost of it is not granted again.
+    fn load(
+        &self,
+        path: &std::path::Path,
+        file: &File,
+        key: &LockKey,
+        now: Timestamp,
+    ) -> Result<(KeyRecord, u64), BackendError> {
+        let content = record::read(file, Of::Key(key))
+            .map_err(|error| refused("read lock file", path, &error))?
+            .map_err(|why| unreadable(path, &why))?;
+        let (mut record, stamp, damaged) = match content {
+            Content::Fresh => return Ok((KeyRecord::new(key.clone()), 0)),
+            Content::Record { record, stamp, damaged } => (record, stamp, damaged),
+        };
+        self.forget(&mut record, &stamp, now);
+        let mut seq = stamp.seq;
+        if damaged {
+            tracing::warn!(
+                path = %path.display(),
+                "lock file is damaged in one slot: ticks due before now are not claimed again"
+            );
+            record.forget_before(Mark::floor(now));
+            // At once: otherwise the next tick would be forgotten as well.
+            seq = record::allocate(file)
+                .and_then(|()| record::write(file, &record, seq, 0, self.synced()))
+                .map_err(|error| refused("mend lock file", path, &error))?
+                .seq;
+        }
+        Ok((record, seq))
+    }
+
+    /// What was written in another boot may lack its last writes.
+    fn forget(&self, record: &mut KeyRecord, stamp: &record::Stamp, now: Timestamp) {
+        if stamp.boot != boot::id() && !(stamp.synced && self.synced()) {
+            record.forget_before(boot::began(now));
+        }
+    }
+
+    /// What a file holds, without its lock. `None`: nothing yet.
+    fn peek(
+        &self,
+        path: &std::path::Path,
+        file: &File,
+        key: &LockKey,
+        now: Timestamp,
+    ) -> Result<Option<Seen>, BackendError> {
+        let mut again = 3;
+        loop {
+            again -= 1;
+            let content = record::read(file, Of::Key(key))
+                .map_err(|error| refused("read lock file", path, &error))?;
+            match content {
+                // A write under way.
+                Ok(Content::Record { damaged: true, .. }) | Err(Unreadable::Corrupt)
+                    if again > 0 => {}
+                Ok(Content::Fresh) => return Ok(None),
+                Ok(Content::Record { mut record, stamp, damaged }) => {
+                    self.forget(&mut record, &stamp, now);
+                    return Ok(Some(Seen { record, damaged }));
+                }
+                Err(why) => return Err(unreadable(path, &why)),
+            }
+        }
+    }
+
+    /// Changes a record: through this process's own living lease, or with the lock. The file to be synced, if any, comes along.
+    fn change<T>(
+        &self,
+        key: &LockKey,
+        now: Timestamp,
+        change: impl Fn(&mut KeyRecord) -> Result<(T, bool), BackendError>,
+    ) -> Result<Change<(T, Option<File>)>, BackendError> {
+        if let Some(lease) = self.home().lease(key.hash128())
+            && lease.verify()? == Renewal::Extended(Validity::ProcessBound)
+        {
+            let through = lease.edit(|record| match change(record) {
+                Ok((answer, changed)) => (Ok(answer), changed),
+                Err(error) => (Err(error), false),
+            });
+            if let Some(answer) = through {
+                return Ok(Change::Made((answer??, None)));
+            }
+        }
+        let path = self.path(key);
+        for _ in 0..file::TRIES {
+            let opened = file::open(&path, self.0.rights, true)?.expect("it is made where absent");
+            match opened.lock(&path)? {
+                Attempt::Replaced => {}
+                Attempt::Busy(file) => {
+                    return Ok(Change::Busy(self.peek(&path, &file, key, now)?.map(Box::new)));
+                }
+                Attempt::Locked(opened) => {
+                    let answer = self.change_locked(&path, &opened, key, now, &change);
+                    file::unlock(&opened.file);
+                    let (answer, changed) = answer?;
+                    let unsynced = (changed && self.synced()).then_some(opened.file);
+                    return Ok(Change::Made((answer, unsynced)));
+                }
+            }
+        }
+        Err(file::replaced(&path))
+    }
+
+    fn change_locked<T>(
+        &self,
+        path: &std::path::Path,
+        opened: &Opened,
+        key: &LockKey,
+        now: Timestamp,
+        change: impl Fn(&mut KeyRecord) -> Result<(T, bool), BackendError>,
+    ) -> Result<(T, bool), BackendError> {
+        let (mut record, seq) = self.load(path, &opened.file, key, now)?;
+        let (answer, changed) = change(&mut record)?;
+        if changed {
+            if seq == 0 {
+                record::allocate(&opened.file)
+                    .map_err(|error| refused("allocate lock file", path, &error))?;
+            }
+            record::write(&opened.file, &record, seq, 0, self.synced())
+                .map_err(|error| refused("write lock file", path, &error).effect_unknown())?;
+        }
+        Ok((answer, changed))
+    }
+
+    /// [`change`](Self::change), tried for a moment where somebody has the lock whom the record does not name: it is about to write,
+    /// or only looks.
+    async fn change_soon<T>(
+        &self,
+        key: &LockKey,
+        now: Timestamp,
+        change: impl Fn(&mut KeyRecord) -> Result<(T, bool), BackendError>,
+    ) -> Result<Change<(T, Option<File>)>, BackendError> {
+        let mut pause = Pause::default();
+        for _ in 0..5 {
+            match self.change(key, now, &change)? {
+                Change::Busy(seen)
+                    if seen.as_ref().is_none_or(|seen| seen.record.holder(now, true).is_none()) =>
+                {
+                    tokio::time::sleep(pause.next()).await;
+                }
+                answer => return Ok(answer),
+            }
+        }
+        self.change(key, now, &change)
+    }
+
+    async fn enroll_one(
+        &self,
+        job: &Enrolment,
+        now: Timestamp,
+    ) -> Result<(Enrolled, Option<File>), BackendError> {
+        let path = self.path(&job.key);
+        // Nothing to write, in the normal case: no lock.
+        if let Some(opened) = file::open(&path, self.0.rights, false)?
+            && let Some(Seen { mut record, damaged: false }) =
+                self.peek(&path, &opened.file, &job.key, now)?
+            && record.schedule().is_some_and(|schedule| schedule.fingerprint == job.fingerprint)
+        {
+            self.know(path, opened.inode);
+            return Ok((record.enroll(job, now).0, None));
+        }
+        let enroll = |record: &mut KeyRecord| Ok(record.enroll(job, now));
+        let (enrolled, unsynced) = match self.change_soon(&job.key, now, enroll).await? {
+            Change::Made(made) => made,
+            Change::Busy(seen) => (enrolled_by_others(&job.key, seen, now)?, None),
+        };
+        if let Ok(Some(inode)) = file::at(&path) {
+            self.know(path, inode);
+        }
+        Ok((enrolled, unsynced))
+    }
+
+    fn know(&self, path: PathBuf, inode: Inode) {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner).files.insert(path, inode);
+    }
+
+    /// Makes `write` wait for the disk away from the caller's runtime.
+    async fn sync<T: Send + 'static>(
+        &self,
+        what: Vec<T>,
+        sync: impl Fn(&T) -> Result<(), BackendError> + Send + 'static,
+    ) -> Vec<Result<(), BackendError>> {
+        if what.is_empty() {
+            return Vec::new();
+        }
+        let count = what.len();
+        let work = move || what.iter().map(sync).collect();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => runtime.spawn_blocking(work).await.unwrap_or_else(|_| {
+                let why = "the runtime was shut down while waiting for the disk";
+                vec![Err(BackendError::new(Kind::Unavailable, why).effect_unknown()); count]
+            }),
+            Err(_) => work(),
+        }
+    }
+
+    fn holder(&self, path: &std::path::Path, prefix: &str, now: Timestamp) -> Option<Holder> {
+        let opened = file::open(path, self.0.rights, false).ok()??;
+        let Ok(Ok(Content::Record { record, .. })) = record::read(&opened.file, Of::Any) else {
+            return None;
+        };
+        let key = record.key();
+        if !key.as_str().starts_with(prefix) || self.path(key) != path {
+            return None;
+        }
+        let holder = record.holder(now, true)?;
+        let own = self.home().lease(key.hash128());
+        let living = own.is_some_and(|lease| Some(lease.nonce) == holder.nonce)
+            || file::is_locked(&opened.file).unwrap_or(true);
+        living.then_some(holder)
+    }
+}
+
+/// A job that cannot be written now because another process runs it, or holds its key for something else.
+fn enrolled_by_others(
+    key: &LockKey,
+    seen: Option<Box<Seen>>,
+    now: Timestamp,
+) -> Result<Enrolled, BackendError> {
+    let Some(seen) = seen else { return Err(in_use(key, None)) };
+    let record = &seen.record;
+    let (Some(last), Some(schedule)) = (record.last(), record.schedule()) else {
+        return Err(in_use(key, record.holder(now, true)));
+    };
+    let mut enrolled = Enrolled::new(last.clone(), schedule, false, record.note().clone());
+    enrolled.store_now = Some(now);
+    Ok(enrolled)
+}
+
+fn in_use(key: &LockKey, holder: Option<Holder>) -> BackendError {
+    let by = holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+    let why = format!("the file of {key} is locked by {by}: try again when it is free");
+    BackendError::new(Kind::Unavailable, why)
+}
+
+fn given_back() -> BackendError {
+    BackendError::new(Kind::Refused, "this acquisition was given back")
+}
+
+fn answer(
+    verdict: Verdict,
+    now: Timestamp,
+    again: impl FnOnce(Granted) -> Reply<FlockLease>,
+) -> Result<Reply<FlockLease>, BackendError> {
+    Ok(match verdict {
+        Verdict::Refused => return Err(given_back()),
+        Verdict::NotEnrolled => {
+            let why = "the key takes no claims: enroll the job first";
+            return Err(BackendError::new(Kind::NotEnrolled, why));
+        }
+        Verdict::Again(granted) => again(granted),
+        Verdict::Early => Reply::Early { store_now: now },
+        Verdict::Stale { mark, done, owner } => {
+            Reply::Stale { mark, done, owner: owner.map(Box::new) }
+        }
+        Verdict::Busy(holder) => Reply::Busy { holder: Some(Box::new(holder)) },
+        Verdict::Behind { mark, unfinished } => Reply::Behind { mark, unfinished },
+        // Whoever calls this has dealt with it; saying busy is never wrong.
+        _ => Reply::Busy { holder: None },
+    })
+}
+
+fn grant(
+    lease: Arc<Lease>,
+    granted: Granted,
+    record: &KeyRecord,
+    now: Timestamp,
+) -> Reply<FlockLease> {
+    let mut grant = Grant::new(FlockLease(lease), granted.fence, Validity::ProcessBound);
+    grant.previous = granted.previous;
+    grant.attempt = granted.attempt;
+    grant.store_now = Some(now);
+    grant.schedule = record.schedule();
+    grant.note = record.note().clone();
+    Reply::Won(grant)
+}
+
+#[async_trait]
+impl LockBackend for FlockBackend {
+    type Lease = FlockLease;
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::exclusion_only(Scope::Host);
+        capabilities.fencing = Fencing::Stored;
+        capabilities.marks = true;
+        capabilities.wakes = true;
+        capabilities.store_clock = true;
+        capabilities
+    }
+
+    async fn enroll(&self, jobs: &[Enrolment]) -> Vec<Result<Enrolled, BackendError>> {
+        let now = Timestamp::now();
+        let mut answers = Vec::with_capacity(jobs.len());
+        let (mut at, mut unsynced) = (Vec::new(), Vec::new());
+        for job in jobs {
+            answers.push(self.enroll_one(job, now).await.map(|(enrolled, file)| {
+                if let Some(file) = file {
+                    at.push(answers.len());
+                    unsynced.push((self.path(&job.key), file));
+                }
+                enrolled
+            }));
+        }
+        let synced = self.sync(unsynced, |(path, file)| {
+            file.sync_data().map_err(|error| refused("sync lock file", path, &error))
+        });
+        for (at, synced) in at.into_iter().zip(synced.await) {
+            if let Err(error) = synced {
+                answers[at] = Err(error);
+            }
+        }
+        answers
+    }
+
+    async fn try_acquire(
+        &self,
+        requests: &[Request],
+    ) -> Vec<Result<Reply<FlockLease>, BackendError>> {
+        let now = Timestamp::now();
+        let mut replies: Vec<_> =
+            requests.iter().map(|request| self.acquire(request, now)).collect();
+        if self.synced() {
+            let (mut at, mut leases) = (Vec::new(), Vec::new());
+            for (index, (request, reply)) in requests.iter().zip(&replies).enumerate() {
+                if let (Ok(Reply::Won(grant)), Some(_)) = (reply, request.claim) {
+                    at.push(index);
+                    leases.push(grant.lease.clone());
+                }
+            }
+            let synced = self.sync(leases, |lease| lease.0.sync()).await;
+            for (at, synced) in at.into_iter().zip(synced) {
+                if let Err(error) = synced {
+                    replies[at] = Err(error);
+                }
+            }
+        }
+        replies
+    }
+
+    async fn renew(
+        &self,
+        leases: &[&FlockLease],
+        _sent: LeaseInstant,
+    ) -> Vec<Result<Renewal, BackendError>> {
+        leases.iter().map(|lease| lease.0.verify()).collect()
+    }
+
+    async fn release(&self, lease: &FlockLease, mark: MarkAfter) -> Result<Released, BackendError> {
+        let FlockLease(lease) = lease;
+        lease.finish(Lost::TakenOver, |record| record.release(lease.nonce, mark, Timestamp::now()))
+    }
+
+    async fn revoke(
+        &self,
+        key: &LockKey,
+        nonce: Nonce,
+        mark: MarkAfter,
+    ) -> Result<Released, BackendError> {
+        let now = Timestamp::now();
+        let home = self.home();
+        if let Some(lease) = home.lease(key.hash128()).filter(|lease| lease.nonce == nonce) {
+            let end = |record: &mut KeyRecord| record.revoke(nonce, mark, now);
+            let released = lease.finish(Lost::ForceReleased, end)?;
+            home.refuse(nonce, now);
+            return Ok(released);
+        }
+        let revoke = |record: &mut KeyRecord| Ok((record.revoke(nonce, mark, now), true));
+        let seen = match self.change_soon(key, now, revoke).await? {
+            Change::Made((released, _)) => return Ok(released),
+            Change::Busy(seen) => seen,
+        };
+        let Some(seen) = seen else { return Err(in_use(key, None)) };
+        let mut record = seen.record;
+        if let Some(holder) = record.holder(now, true).filter(|holder| holder.nonce == Some(nonce))
+        {
+            return Err(not_ours(key, &holder.node));
+        }
+        let before = record.last().cloned();
+        let released = record.revoke(nonce, mark, now);
+        if record.last() != before.as_ref() {
+            return Err(in_use(key, record.holder(now, true))); // its tick is to be given back, when the file is free
+        }
+        home.refuse(nonce, now);
+        Ok(released)
+    }
+
+    async fn watch(&self, key: &LockKey) -> Result<Option<Box<dyn Watch>>, BackendError> {
+        let wanted = Wanted {
+            key: key.clone(),
+            path: self.path(key),
+            dir: self.0.dir.clone(),
+            rights: self.0.rights,
+        };
+        let watch = BellWatch::begin(wanted)
+            .map_err(|error| refused("start a thread to wait for", &self.path(key), &error))?;
+        Ok(Some(Box::new(watch)))
+    }
+
+    /// Looks at the directory; at the files of enrolled jobs only if something was made, renamed or deleted there.
+    async fn epoch(&self) -> Result<Epoch, BackendError> {
+        let refuse = |error: std::io::Error| refused("look at lock directory", &self.0.dir, &error);
+        let found = std::fs::symlink_metadata(&self.0.dir).map_err(refuse)?;
+        let seen = (found.dev(), found.ino(), found.mtime(), found.mtime_nsec());
+        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let Known { files, seen: before, losses } = &mut *known;
+        if *before != Some(seen) {
+            let count = files.len();
+            files.retain(|path, inode| file::at(path).is_ok_and(|at| at == Some(*inode)));
+            *losses += (count - files.len()) as u128;
+            // Another change within the clock tick of this one would leave the same time behind.
+            let settled = found
+                .modified()
+                .is_ok_and(|at| SystemTime::now().duration_since(at).unwrap_or_default() > GRAIN);
+            *before = settled.then_some(seen);
+        }
+        Ok(Epoch(*losses))
+    }
+
+    /// A holder lives if its file is locked. That is found out with a shared lock, for the microsecond it takes, and only of files
+    /// whose record names a holder that is not in this process: where it lives the attempt disturbs nobody, and where it died it can
+    /// make another attempt of that same moment find the file busy, which is then tried again. (`/proc/locks` would disturb nobody,
+    /// but does not show the locks of other PID namespaces.)
+    async fn holders(&self, prefix: &str) -> Result<Option<Vec<Holder>>, BackendError> {
+        let now = Timestamp::now();
+        let refuse = |error: std::io::Error| refused("read lock directory", &self.0.dir, &error);
+        let mut holders = Vec::new();
+        for entry in std::fs::read_dir(&self.0.dir).map_err(refuse)? {
+            let path = entry.map_err(refuse)?.path();
+            if path.extension().is_some_and(|extension| extension == "lock") {
+                holders.extend(self.holder(&path, prefix, now));
+            }
+        }
+        Ok(Some(holders))
+    }
+
+    async fn set_note(
+        &self,
+        key: &LockKey,
+        expected: u64,
+        body: &[u8],
+    ) -> Result<Note, BackendError> {
+        let now = Timestamp::now();
+        let set = |record: &mut KeyRecord| record.set_note(expected, body);
+        match self.change_soon(key, now, set).await? {
+            Change::Made((note, _)) => Ok(note),
+            Change::Busy(seen) => {
+                Err(in_use(key, seen.and_then(|seen| seen.record.holder(now, true))))
+            }
+        }
+    }
+}
+
+/// Coarser than the clock of any file system that [`FlockBackend::epoch`] relies on.
+const GRAIN: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests;

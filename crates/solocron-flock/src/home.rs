@@ -1,0 +1,215 @@
+//! What this process holds in one lock directory, and who waits for it.
+//!
+//! ```text
+//!   registry ── one per process; a forked child finds that none is its own and adds one to its copy of the chain
+//!     └─ home ── one per lock directory: held[key] = lease and its waiters; the bell on which waiters come in
+//! ```
+//!
+//! The rule that loses no wake-up: a key is entered in `held` after its lock was won and **before** the record names this process's
+//! bell; it is taken out **after** the lock was given up. Whoever asks in between is kept and rung; whoever asks later is turned
+//! away at once, and tries the lock again.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use nix::libc::MSG_NOSIGNAL;
+use socket2::SockRef;
+use solocron::jiff::Timestamp;
+use solocron::lock::{KeyRecord, Nonce};
+use tokio::net::UnixStream;
+
+use crate::bell::Bell;
+use crate::file::Rights;
+use crate::lease::Lease;
+
+/// One lock directory, as this process sees it.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) dir: PathBuf,
+    pub(crate) rights: Rights,
+    pub(crate) pid: u32,
+    state: Mutex<State>,
+    bell: Mutex<Option<Bell>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: HashMap<u128, Held>,
+    next: u64,
+    /// Nonces that were given back while somebody else had the file. Nonces are not sent by two processes, so this will do.
+    refused: Vec<(Nonce, Timestamp)>,
+}
+
+#[derive(Debug)]
+struct Held {
+    entry: u64,
+    lease: Weak<Lease>,
+    waiters: HashMap<u64, Arc<UnixStream>>,
+}
+
+/// Homes of one process. Never dropped: a forked child must not run the destructors of its parent's sockets, which would take them
+/// out of the epoll instance that both share.
+struct Registry {
+    pid: u32,
+    homes: Mutex<HashMap<PathBuf, Arc<Home>>>,
+    child: OnceLock<Box<Self>>,
+}
+
+impl Registry {
+    fn new(pid: u32) -> Self {
+        Self { pid, homes: Mutex::default(), child: OnceLock::new() }
+    }
+
+    /// That of this process. Takes no lock that another thread may have held while this process was forked.
+    fn own() -> &'static Self {
+        static FIRST: OnceLock<Registry> = OnceLock::new();
+        let pid = std::process::id();
+        let mut at = FIRST.get_or_init(|| Self::new(pid));
+        while at.pid != pid {
+            at = at.child.get_or_init(|| Box::new(Self::new(pid)));
+        }
+        at
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change in here is complete before anything can panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Home {
+    /// This process's home in `dir`.
+    pub(crate) fn of(dir: &Path, rights: Rights) -> Arc<Self> {
+        let registry = Registry::own();
+        let mut homes = lock(&registry.homes);
+        if let Some(home) = homes.get(dir) {
+            return Arc::clone(home);
+        }
+        let home = Arc::new(Self {
+            dir: dir.to_owned(),
+            rights,
+            pid: registry.pid,
+            state: Mutex::default(),
+            bell: Mutex::default(),
+        });
+        homes.insert(dir.to_owned(), Arc::clone(&home));
+        home
+    }
+
+    /// Whether the caller is the process whose home this is, and not a forked child of it.
+    pub(crate) fn is_mine(&self) -> bool {
+        self.pid == std::process::id()
+    }
+
+    /// The bell that waiters of this process's locks are told of; 0 where there can be none.
+    pub(crate) fn bell(self: &Arc<Self>) -> u128 {
+        lock(&self.bell).get_or_insert_with(|| Bell::hang(self)).id()
+    }
+
+    /// The lease that this process has on a key.
+    pub(crate) fn lease(&self, key: u128) -> Option<Arc<Lease>> {
+        lock(&self.state).held.get(&key)?.lease.upgrade()
+    }
+
+    /// Enters a key whose lock was just won. Answers with the number under which to [`leave`](Self::leave) it.
+    pub(crate) fn enter(&self, key: u128, lease: Weak<Lease>) -> u64 {
+        let mut state = lock(&self.state);
+        let entry = state.number();
+        let before = state.held.insert(key, Held { entry, lease, waiters: HashMap::new() });
+        drop(state);
+        // Its lock was given up, or its file replaced: news for whoever waited.
+        if let Some(before) = before {
+            before.ring();
+        }
+        entry
+    }
+
+    /// Takes out a key whose lock was just given up, and rings for everybody who waits.
+    pub(crate) fn leave(&self, key: u128, entry: u64) {
+        let mut state = lock(&self.state);
+        if state.held.get(&key).is_some_and(|held| held.entry == entry) {
+            let held = state.held.remove(&key);
+            drop(state);
+            if let Some(held) = held {
+                held.ring();
+            }
+        }
+    }
+
+    /// Somebody asks to be rung when this process gives up `key`. `None`: it does not have it.
+    ///
+    /// The waiter is told so with one byte before anything can be rung, so that it can tell news from a wrong address.
+    pub(crate) fn keep_waiting(&self, key: u128, stream: &Arc<UnixStream>) -> Option<u64> {
+        let mut state = lock(&self.state);
+        let waiter = state.number();
+        let held = state.held.get_mut(&key)?;
+        // Not write(2): in a process that does not ignore SIGPIPE, a waiter that hung up would kill the holder.
+        SockRef::from(stream.as_ref()).send_with_flags(&[1], MSG_NOSIGNAL).ok()?;
+        held.waiters.insert(waiter, Arc::clone(stream));
+        let lease = held.lease.upgrade();
+        drop(state);
+        if let Some(lease) = lease {
+            lease.raise_above(stream.as_fd().as_raw_fd());
+        }
+        Some(waiter)
+    }
+
+    /// A waiter hung up, or was rung.
+    pub(crate) fn hung_up(&self, key: u128, waiter: u64) {
+        if let Some(held) = lock(&self.state).held.get_mut(&key) {
+            held.waiters.remove(&waiter);
+        }
+    }
+
+    /// The home of another process, as a forked child has it.
+    #[cfg(test)]
+    pub(crate) fn of_parent(dir: &Path, rights: Rights) -> Arc<Self> {
+        let pid = std::process::id() + 1;
+        let (dir, state, bell) = (dir.to_owned(), Mutex::default(), Mutex::default());
+        Arc::new(Self { dir, rights, pid, state, bell })
+    }
+
+    /// How many waiters this process keeps.
+    #[cfg(test)]
+    pub(crate) fn waiters(&self) -> usize {
+        lock(&self.state).held.values().map(|held| held.waiters.len()).sum()
+    }
+
+    /// Refuses a nonce in this process for as long as a record would.
+    pub(crate) fn refuse(&self, nonce: Nonce, now: Timestamp) {
+        let until = now.checked_add(KeyRecord::REFUSED_FOR).unwrap_or(Timestamp::MAX);
+        let refused = &mut lock(&self.state).refused;
+        refused.retain(|(other, until)| *until > now && *other != nonce);
+        refused.push((nonce, until));
+    }
+
+    /// Whether a nonce was refused here.
+    pub(crate) fn refuses(&self, nonce: Nonce, now: Timestamp) -> bool {
+        lock(&self.state).refused.iter().any(|(other, until)| *other == nonce && *until > now)
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+impl Held {
+    /// Tells every waiter. `shutdown` and not only a close: a forked child may have copies of these sockets.
+    fn ring(self) {
+        for stream in self.waiters.values() {
+            if let Err(error) = shut(stream) {
+                tracing::trace!(%error, "a waiter had hung up already");
+            }
+        }
+    }
+}
+
+fn shut(stream: &UnixStream) -> io::Result<()> {
+    SockRef::from(stream).shutdown(std::net::Shutdown::Both)
+}
