@@ -47,6 +47,10 @@ impl Process {
         self.lines.recv_timeout(PATIENCE).expect("the process says something")
     }
 
+    pub(crate) fn hears(&mut self, line: &str) {
+        writeln!(self.stdin.as_mut().expect("it still listens"), "{line}").unwrap();
+    }
+
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -84,6 +88,20 @@ async fn plays_its_role() {
             tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await.unwrap();
             backend.release(&grant.lease, MarkAfter::Done).await.unwrap();
             say("released");
+        }
+        // Takes the lock for every line it is sent, holds it until the next one, and says when it let go.
+        "measure" => {
+            let mut lines = std::io::stdin().lines();
+            while lines.next().is_some_and(|line| line.is_ok()) {
+                let grant = win(&backend, &plain("shared")).await;
+                say(grant.fence);
+                if lines.next().is_none() {
+                    break;
+                }
+                let before = solocron::jiff::Timestamp::now();
+                backend.release(&grant.lease, MarkAfter::Done).await.unwrap();
+                say(before.as_nanosecond());
+            }
         }
         // Claims every tick of a range, and says which it won.
         "claim" => {
