@@ -406,7 +406,10 @@ impl FlockBackend {
     }
 
     fn know(&self, path: PathBuf, inode: Inode) {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner).files.insert(path, inode);
+        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.files.insert(path, inode).is_some_and(|before| before != inode) {
+            known.losses += 1;
+        }
     }
 
     /// Makes `write` wait for the disk away from the caller's runtime.

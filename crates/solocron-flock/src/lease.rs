@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use solocron::lock::{KeyRecord, LockKey, Lost, Nonce, Released, Renewal, Validity};
 use solocron::{BackendError, Kind};
@@ -75,7 +75,7 @@ impl Lease {
             inode,
             home: Arc::clone(home),
             hash,
-            entry: home.enter(hash, this.clone()),
+            entry: home.enter(hash, Weak::clone(this)),
             synced,
             state: Mutex::new(State::Held(Held { file, record, seq })),
         })

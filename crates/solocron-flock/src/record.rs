@@ -47,6 +47,7 @@ pub(crate) struct Stamp {
 
 /// What a lock file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of one call")]
 pub(crate) enum Content {
     /// Nothing was ever written.
     Fresh,

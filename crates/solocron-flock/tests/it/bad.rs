@@ -217,9 +217,8 @@ async fn a_full_disk_is_told_when_a_file_is_made_and_never_later() {
     let Some(disk) = Mounted::new("size=64k") else { return };
     let dir = disk.0.path().join("locks");
     let backend = FlockBackend::open(&dir).unwrap();
-    enroll(&backend, "old").await;
-    let mark = now();
-    while now() <= mark {
+    let mark = enroll(&backend, "old").await.as_millis();
+    while now().as_millis() < mark + 2 {
         tokio::task::yield_now().await;
     }
     disk.fill();
@@ -228,12 +227,9 @@ async fn a_full_disk_is_told_when_a_file_is_made_and_never_later() {
     assert!(error.to_string().contains("free some space"), "{error}");
     let job = solocron::lock::Enrolment { key: key("job"), fingerprint: 7 };
     assert!(backend.enroll(&[job]).await.remove(0).is_err());
-    for tick in [mark, now()] {
-        let grant = win(&backend, &claim("old", tick)).await;
+    for tick in [mark + 1, mark + 2] {
+        let grant = win(&backend, &claim("old", solocron::lock::Mark::from_millis(tick))).await;
         backend.release(&grant.lease, MarkAfter::Done).await.unwrap();
-        while now() <= tick {
-            tokio::task::yield_now().await;
-        }
     }
     fs::remove_file(disk.0.path().join("ballast")).unwrap();
     win(&backend, &plain("new")).await;
