@@ -17,7 +17,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,7 +64,11 @@ impl Bell {
         let bells = home.dir.join(BELLS);
         let mode = home.rights.directory_mode();
         match std::fs::DirBuilder::new().mode(mode).create(&bells) {
-            Ok(()) => std::fs::set_permissions(&bells, PermissionsExt::from_mode(mode))?,
+            Ok(()) => {
+                // Whatever the umask says; but a group that is passed on (setgid) goes on being passed on.
+                let passed_on = std::fs::metadata(&bells)?.mode() & 0o2000;
+                std::fs::set_permissions(&bells, PermissionsExt::from_mode(mode | passed_on))?;
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }

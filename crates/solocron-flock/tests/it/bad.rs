@@ -70,6 +70,13 @@ async fn a_shared_directory_has_shared_files() {
     drop(win(&backend, &plain("a")).await);
     assert_eq!((mode(&dir.path()), mode(&backend.path(&key("a")))), (0o770, 0o660));
     assert_eq!(mode(&dir.path().join("bells")), 0o770);
+    let dir = Dir::new();
+    fs::create_dir(dir.path()).unwrap();
+    chmod(&dir.path(), 0o2770);
+    let backend =
+        FlockBackend::builder().dir(dir.path()).allow_shared_directory(true).build().unwrap();
+    drop(win(&backend, &plain("a")).await);
+    assert_eq!(mode(&dir.path().join("bells")), 0o2770, "its group is passed on");
 }
 
 #[tokio::test]
