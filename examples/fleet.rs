@@ -177,7 +177,7 @@ fn direct() -> Result<ExitCode> {
                 }
             }
             if kill {
-                harness(What::Fault { kind: KILL.to_owned(), of: name.clone() })?;
+                harness(What::Fault { kind: KILL.to_owned(), node: name.clone() })?;
                 member.kill()?;
                 killed = Some(name);
             } else if killed.as_ref().is_some_and(|killed| *killed != name) && stopped.is_none() && begun.elapsed() > TERM_AFTER {
