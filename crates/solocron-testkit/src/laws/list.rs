@@ -1,0 +1,294 @@
+//! The one list of all laws.
+
+/// Makes a test of every law, in a module `conformance`, for one [`Harness`](crate::Harness).
+///
+/// ```no_run
+/// # struct MyHarness;
+/// # impl solocron_testkit::Harness for MyHarness {
+/// #     type Backend = solocron::lock::MemoryBackend;
+/// #     async fn start() -> Self { Self }
+/// #     fn connect(&self) -> Self::Backend { unimplemented!() }
+/// # }
+/// solocron_testkit::conformance!(MyHarness);
+/// // Two forms of one backend need two names.
+/// solocron_testkit::conformance!(other_form, MyHarness);
+/// ```
+#[macro_export]
+macro_rules! conformance {
+    ($harness:ty) => {
+        $crate::conformance!(conformance, $harness);
+    };
+    ($module:ident, $harness:ty) => {
+        mod $module {
+            #[allow(unused_imports, reason = "a harness may be named by a full path")]
+            use super::*;
+
+            $crate::__laws!(tests $harness);
+        }
+    };
+}
+
+/// The list. Every `pub async fn` of a module of laws stands here; a test compares.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __laws {
+    ($what:ident $($harness:ty)?) => {
+        $crate::__each_law! { $what [$($harness)?]
+            exclusion {
+                a_held_key_excludes_other_clients,
+                a_held_key_excludes_its_own_process,
+                a_client_cannot_take_its_own_key_twice,
+                a_released_key_is_free,
+                keys_do_not_disturb_each_other,
+                never_two_are_inside,
+                no_update_is_lost,
+                one_of_many_attempts_wins,
+            }
+            release {
+                releasing_twice_is_harmless,
+                a_release_after_the_lease_says_not_owner_every_time,
+                a_late_release_does_not_free_the_successor,
+                a_guard_that_lost_its_lock_is_released_as_not_owner,
+                a_nonce_that_was_given_back_wins_nothing,
+                a_renewal_that_crosses_a_release_revives_nothing,
+                a_dropped_guard_frees_its_key,
+                a_release_that_is_dropped_halfway_still_happens,
+                a_dropped_release_of_a_claim_still_finishes_its_tick,
+                a_node_that_settles_leaves_nothing_behind,
+            }
+            lease {
+                a_lease_ends_after_its_ttl_and_not_before,
+                a_renewed_lease_outlives_its_ttl,
+                a_late_renewal_revives_nothing,
+                a_renewal_does_not_touch_the_successor,
+                renewals_answer_in_order,
+                a_grant_is_valid_from_its_first_send,
+                a_renewal_is_valid_from_its_send,
+                a_dead_holder_is_followed_by_its_waiter,
+                a_killed_process_is_followed_by_its_waiter,
+                every_claimed_ttl_is_granted,
+                a_ttl_is_never_shortened,
+            }
+            idempotence {
+                the_same_nonce_gets_the_same_grant,
+                the_same_nonce_gets_the_same_tick,
+                a_resent_grant_counts_from_the_first_send,
+                a_resend_extends_no_lease,
+                a_revoked_nonce_wins_nothing,
+                a_refusal_comes_first,
+                a_revocation_frees_its_key,
+                revoking_a_stranger_disturbs_nobody,
+                a_lost_reply_is_found_again,
+                a_lost_reply_to_a_claim_is_found_again,
+                a_grant_whose_reply_is_lost_is_the_grant_of_its_nonce,
+                an_acquisition_that_stays_unknown_is_taken_back,
+                a_copy_that_arrives_after_a_refusal_wins_nothing,
+                a_copy_that_arrives_after_the_release_wins_nothing,
+                a_grant_that_comes_too_late_is_given_back,
+                a_dropped_attempt_leaves_nothing_behind,
+                a_dropped_claim_leaves_the_mark_where_it_was,
+                a_dropped_wait_leaves_nothing_behind,
+            }
+            lost {
+                an_expired_lease_is_told,
+                a_forgotten_lease_is_told,
+                a_force_released_lease_is_told,
+                a_replaced_lock_is_told,
+                a_normal_release_is_no_loss,
+                a_loss_before_anybody_listens_is_not_missed,
+                a_lost_lock_stays_lost,
+                max_runtime_ends_a_lease,
+                a_lease_whose_renewals_hang_is_lost_in_time,
+                one_failed_renewal_is_no_loss,
+                a_check_fails_at_the_deadline_without_a_keeper,
+                work_is_dropped_when_its_lock_is_lost,
+                work_hands_back_its_value,
+                a_frozen_store_is_a_loss_in_time,
+                a_broken_connection_is_no_loss,
+                a_loss_is_told_to_its_own_guard,
+            }
+            fencing {
+                a_fence_grows_with_every_win,
+                a_new_client_gets_a_higher_fence,
+                a_resend_or_a_renewal_changes_no_fence,
+                a_guard_has_one_fence,
+                fences_follow_the_order_of_the_wins,
+                a_fence_grows_over_a_loss_of_memory,
+                a_fence_grows_over_a_restart,
+            }
+            enrolling {
+                enrolling_begins_at_the_stores_now,
+                enrolling_again_resets_nothing,
+                a_changed_schedule_is_dated,
+                a_key_that_was_not_enrolled_takes_no_claims,
+                enrolling_disturbs_no_holder,
+                many_jobs_enroll_in_one_call,
+                without_marks_nothing_is_enrolled,
+            }
+            marks {
+                a_tick_that_was_run_is_stale,
+                a_running_tick_is_stale_and_not_busy,
+                a_stale_tick_is_stale_under_a_plain_lock,
+                another_tick_is_busy_and_not_behind,
+                a_tick_from_the_future_is_early,
+                an_unfinished_tick_goes_first,
+                an_unclaimed_tick_goes_first_where_all_are_run,
+                the_mark_moves_with_the_win,
+                an_unfinished_tick_is_granted_a_bounded_number_of_times,
+                the_tick_of_a_dead_holder_is_granted_again,
+                an_abandoned_tick_is_reported_once,
+                an_undo_restores_the_claim_before_it,
+                an_undone_attempt_does_not_count,
+                a_revocation_after_the_lease_restores_the_mark,
+                a_finished_tick_is_not_undone,
+                a_late_settlement_leaves_the_successors_tick_alone,
+                a_run_that_ends_after_its_lease_is_done,
+                a_run_cut_short_is_left_to_its_delivery,
+                a_release_skips_up_to_the_stores_clock,
+                a_skip_never_moves_the_mark_back,
+                a_plain_lock_leaves_marks_alone,
+                a_batch_answers_each_for_itself,
+                each_tick_is_won_by_exactly_one,
+                a_dropped_claim_guard_leaves_its_tick_unfinished,
+                an_undone_claim_can_be_claimed_again,
+                a_user_is_told_every_answer,
+                no_tick_of_before_a_loss_is_granted_again,
+                the_first_grant_after_a_loss_waits_for_the_longest_ttl,
+                the_epoch_tells_of_a_loss,
+                a_mark_survives_a_restart,
+                a_mark_survives_its_clients,
+            }
+            waiting {
+                a_wait_ends_at_its_timeout,
+                a_wait_without_patience_takes_what_is_free,
+                a_release_wakes_its_waiter,
+                a_revocation_wakes_its_waiter,
+                a_release_at_any_moment_is_not_missed,
+                many_waiters_are_served_with_few_attempts,
+                waiters_of_one_process_queue_in_order,
+                a_waiter_that_leaves_is_not_in_the_way,
+                a_wait_outlasts_passing_trouble,
+                a_lease_that_runs_out_is_waited_for,
+                a_watch_has_news_of_everything_since_it_began,
+            }
+            admin {
+                a_holder_is_listed,
+                a_prefix_selects_holders,
+                a_run_is_listed_with_its_tick,
+                a_dead_holder_is_not_listed,
+                a_forced_release_leaves_the_tick_unfinished,
+                a_forced_release_with_an_old_nonce_does_nothing,
+                a_forced_release_of_nobody_is_refused,
+                a_note_is_versioned,
+                a_note_is_bounded,
+                a_note_comes_with_every_win,
+                a_note_can_be_written_under_a_lock,
+            }
+            names {
+                strange_names_are_locks_of_their_own,
+                strange_names_have_marks_of_their_own,
+                a_holder_is_listed_under_its_own_name,
+                an_empty_or_endless_name_is_refused,
+            }
+            failure {
+                a_store_that_is_down_is_not_busy,
+                an_unknown_outcome_is_sent_again_and_then_taken_back,
+                a_call_that_hangs_is_cut_off,
+                a_revocation_is_tried_until_it_is_acknowledged,
+                a_release_is_tried_until_it_is_acknowledged,
+                a_lost_reply_to_a_release_is_found_again,
+                a_failed_claim_leaves_the_mark_alone,
+                a_ttl_out_of_range_is_refused,
+                a_ttl_beyond_the_namespaces_longest_is_refused,
+                a_keeper_may_be_the_callers_own_runtime,
+                a_client_survives_a_restart_of_its_store,
+                a_frozen_store_is_an_error_in_time,
+                a_broken_connection_is_mended,
+            }
+            capabilities {
+                capabilities_are_constant,
+                marks_are_kept_where_claimed,
+                leases_run_out_where_claimed,
+                wakes_are_pushed_where_claimed,
+                losses_are_told_where_claimed,
+                the_store_tells_its_time_where_claimed,
+                locks_are_forced_where_claimed,
+                fences_are_told_where_claimed,
+            }
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __each_law {
+    (tests [$harness:ty] $($module:ident { $($law:ident,)* })*) => {
+        $($(
+            #[test]
+            fn $law() {
+                $crate::keep::<$harness>($crate::laws::$module::$law);
+            }
+        )*)*
+    };
+    (names [] $($module:ident { $($law:ident,)* })*) => {
+        &[$($((stringify!($module), stringify!($law)),)*)*]
+    };
+}
+
+/// Every law: its subject and its name.
+pub const ALL: &[(&str, &str)] = __laws!(names);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::ALL;
+
+    /// The sources of all modules of laws.
+    const SOURCES: [(&str, &str); 13] = [
+        ("exclusion", include_str!("exclusion.rs")),
+        ("release", include_str!("release.rs")),
+        ("lease", include_str!("lease.rs")),
+        ("idempotence", include_str!("idempotence.rs")),
+        ("lost", include_str!("lost.rs")),
+        ("fencing", include_str!("fencing.rs")),
+        ("enrolling", include_str!("enrolling.rs")),
+        ("marks", include_str!("marks.rs")),
+        ("waiting", include_str!("waiting.rs")),
+        ("admin", include_str!("admin.rs")),
+        ("names", include_str!("names.rs")),
+        ("failure", include_str!("failure.rs")),
+        ("capabilities", include_str!("capabilities.rs")),
+    ];
+
+    #[test]
+    fn no_law_is_forgotten() {
+        let written: BTreeSet<_> = SOURCES
+            .iter()
+            .flat_map(|(module, source)| {
+                source
+                    .lines()
+                    .filter_map(|line| line.strip_prefix("pub async fn "))
+                    .filter_map(|line| Some((*module, line.split_once('<')?.0)))
+            })
+            .collect();
+        let listed: BTreeSet<_> = ALL.iter().copied().collect();
+        assert_eq!(written, listed);
+        assert_eq!(listed.len(), ALL.len(), "no law is listed twice");
+    }
+
+    #[test]
+    fn no_module_of_laws_is_forgotten() {
+        let declared: BTreeSet<_> = include_str!("mod.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+            .collect();
+        assert_eq!(declared, SOURCES.iter().map(|(module, _)| *module).collect());
+    }
+
+    #[test]
+    fn two_laws_never_share_a_name() {
+        let names: BTreeSet<_> = ALL.iter().map(|(_, law)| law).collect();
+        assert_eq!(names.len(), ALL.len());
+    }
+}

@@ -1,0 +1,4 @@
+//! The laws over the backend that the core brings along, and what only a kit can be tested for.
+
+mod conformance;
+mod faults;
