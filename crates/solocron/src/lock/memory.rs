@@ -56,8 +56,15 @@ struct Memory {
 struct Entry {
     record: KeyRecord,
     changed: watch::Sender<()>,
-    /// The lease of the living grant, so that the same nonce gets the same one.
-    lease: Weak<Lease>,
+    /// The lease of the last grant and its nonce, so that the same nonce gets the same one. A process-bound holder lives for as
+    /// long as this does.
+    lease: (Nonce, Weak<Lease>),
+}
+
+impl Entry {
+    fn alive(&self) -> bool {
+        self.lease.1.strong_count() > 0
+    }
 }
 
 /// A lease of the [`MemoryBackend`].
@@ -140,7 +147,7 @@ impl MemoryBackend {
         let reopened = memory.reopened(now);
         let ttl = (!self.process_bound).then_some(request.ttl);
         let entry = memory.entry(&request.key);
-        let verdict = entry.record.judge(request, now, true);
+        let verdict = entry.record.judge(request, now, entry.alive());
         let granted = match verdict {
             Verdict::Refused => {
                 return Err(BackendError::new(Kind::Refused, "this acquisition was given back"));
@@ -182,7 +189,9 @@ impl MemoryBackend {
         ttl: Option<Duration>,
         now: Timestamp,
     ) -> Grant<MemoryLease> {
-        let living = entry.lease.upgrade().filter(|lease| lease.nonce == request.nonce);
+        // Only a lease that is handed out is upgraded: whoever drops the last one needs the lock that is held here.
+        let (nonce, lease) = &entry.lease;
+        let living = if *nonce == request.nonce { lease.upgrade() } else { None };
         let lease = living.unwrap_or_else(|| {
             Arc::new(Lease {
                 store: Arc::clone(&self.store),
@@ -191,7 +200,7 @@ impl MemoryBackend {
                 ttl,
             })
         });
-        entry.lease = Arc::downgrade(&lease);
+        entry.lease = (request.nonce, Arc::downgrade(&lease));
         let validity = match ttl {
             Some(ttl) => Validity::Until { since: request.first_sent, ttl },
             None => Validity::ProcessBound,
@@ -232,7 +241,7 @@ impl Memory {
         self.entries.entry(key.clone()).or_insert_with(|| Entry {
             record: KeyRecord::new(key.clone()),
             changed: watch::Sender::new(()),
-            lease: Weak::new(),
+            lease: (Nonce::from_u128(0), Weak::new()),
         })
     }
 
@@ -259,7 +268,7 @@ impl Drop for Lease {
                 .holder(Timestamp::MIN, true)
                 .is_some_and(|holder| holder.nonce == Some(self.nonce))
         {
-            entry.record.holder_died();
+            // It stays on record: if only its reply was lost, the same nonce still finds its grant.
             entry.changed.send_replace(());
         }
     }
@@ -390,7 +399,7 @@ impl LockBackend for MemoryBackend {
         let now = self.store.clock.now();
         let memory = self.store.lock();
         let named = memory.entries.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
-        Ok(Some(named.filter_map(|(_, entry)| entry.record.holder(now, true)).collect()))
+        Ok(Some(named.filter_map(|(_, entry)| entry.record.holder(now, entry.alive())).collect()))
     }
 
     async fn set_note(
