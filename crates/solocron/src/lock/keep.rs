@@ -122,7 +122,10 @@ impl Keep {
             let (keep, held) = (Arc::clone(self), Arc::clone(held));
             self.keeper.spawn(async move {
                 tokio::select! {
-                    why = keep.driver.lost(&held.lease) => held.lose(why),
+                    // The news of our own release is no loss, and it may come before this task sees that we released.
+                    why = keep.driver.lost(&held.lease) => if !held.given_back.is_cancelled() {
+                        held.lose(why);
+                    },
                     () = held.given_back.cancelled() => {}
                     () = held.over.cancelled() => {}
                 }
