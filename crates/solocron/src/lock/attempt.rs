@@ -3,7 +3,7 @@
 //! ```text
 //!   send(nonce) ──► Won in time ─────────────────────────────► guard
 //!        │    └───► Won too late ── revoke ──────────────────► error (too late)
-//!        │    └───► Stale, Busy, Behind, Early ──────────────► outcome
+//!        │    └───► Stale, Busy, Behind, Early ──────────────► outcome (and revoke, if it was sent more than once)
 //!        │    └───► error, certainly without effect ─────────► error
 //!        └────────► no answer, or effect unknown
 //!                     │  the same nonce again, while it may help
@@ -83,7 +83,14 @@ pub(crate) async fn attempt(
             let reply = replies.next().unwrap_or_else(|| Err(BackendError::timeout(limit)));
             answers[at] = Some(match reply {
                 Ok(Reply::Won(grant)) => won(keep, timing, &request, grant, send > 1),
-                Ok(reply) => Ok(Outcome::Lost(reply)),
+                Ok(reply) => {
+                    // An earlier copy may still be on its way, and must not win what nobody waits for any more.
+                    if send > 1 && Rule::SameNonce.holds() {
+                        let (key, nonce) = (request.key, request.nonce);
+                        keep.leave(Chore::Revoke { key, nonce, timing });
+                    }
+                    Ok(Outcome::Lost(reply))
+                }
                 Err(error) if error.effect() == Effect::Unknown && !last => {
                     if !Rule::SameNonce.holds() {
                         request.nonce = Nonce::random();
