@@ -368,6 +368,9 @@ impl KeyRecord {
         self.settle(nonce, after, store_now);
         if owner || !Rule::OwnerCheck.holds() {
             self.holder = None;
+        }
+        // Only what answered `Done` answers it again.
+        if living || !Rule::OwnerCheck.holds() {
             self.released = Some(nonce);
         }
         if living {
