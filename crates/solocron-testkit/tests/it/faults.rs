@@ -284,7 +284,7 @@ async fn live(world: World, seed: u64) -> usize {
         match nodes[1].locks.claim(&key, claim).await.expect("a calm store answers") {
             ClaimReply::Won(claimed) if claimed.tick == Mark::floor(clock.now()) => break claimed,
             ClaimReply::Won(unfinished) => {
-                drop(unfinished.lease.release().await.expect("a calm store answers"));
+                unfinished.lease.release().await.expect("a calm store answers");
                 tick = Mark::floor(clock.now());
             }
             ClaimReply::Behind { mark, .. } => tick = mark,
@@ -294,8 +294,7 @@ async fn live(world: World, seed: u64) -> usize {
     claimed.lease.release().await.expect("a calm store answers");
     let door = nodes[2].locks.try_lock("door").await.expect("a calm store answers");
     assert!(door.won().is_some(), "somebody left the door locked");
-    let started = truth.lock().expect("nobody failed").starts.len();
-    started
+    truth.lock().expect("nobody failed").starts.len()
 }
 
 fn survive(world: World) {
