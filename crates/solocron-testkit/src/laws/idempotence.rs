@@ -56,24 +56,32 @@ pub async fn a_resent_grant_counts_from_the_first_send<H: Harness>(h: &H) {
 
 /// A resend is not a renewal.
 pub async fn a_resend_extends_no_lease<H: Harness>(h: &H) {
-    let (a, b, key) = (Raw::brief(h), Raw::brief(h), key("report"));
-    if a.capabilities().ttl.is_none() {
-        return skip("leases do not run out");
-    }
-    let (request, sent) = (a.plain(&key), now());
-    let first = a.win(&request).await;
-    for _ in 0..8 {
-        tokio::time::sleep(a.ttl / 10).await;
-        match a.send(&request).await {
-            // On a loaded machine the lease may be over by now.
-            Ok(Reply::Won(again)) if again.fence == first.fence => {}
-            _ if now().saturating_since(sent) >= a.ttl => break,
-            other => panic!("the living nonce was answered with {other:?}"),
+    const TRIES: u32 = 5;
+    let (a, b) = (Raw::brief(h), Raw::brief(h));
+    let Some(range) = a.capabilities().ttl else { return skip("leases do not run out") };
+    let mut lives = Vec::new();
+    // A machine that is loaded may be too slow to tell; a lease that is extended is extended every time.
+    for round in 0..TRIES {
+        let key = key(&format!("report-{round}"));
+        let (request, sent) = (a.plain(&key), now());
+        let age = || now().saturating_since(sent);
+        let first = a.win(&request).await;
+        while age() < a.ttl * 6 / 10 {
+            tokio::time::sleep(a.ttl / 10).await;
+            match a.send(&request).await {
+                Ok(Reply::Won(again)) if again.fence == first.fence => {}
+                _ if age() >= a.ttl => break, // too slow: it was over
+                other => panic!("the living nonce was answered with {other:?}"),
+            }
         }
+        let (_, won_at) = b.win_when_free(&key).await;
+        let lived = won_at.saturating_since(sent);
+        if lived < a.ttl * 15 / 10 + range.step {
+            return;
+        }
+        lives.push(lived);
     }
-    let (_, won_at) = b.win_when_free(&key).await;
-    let lived = won_at.saturating_since(sent);
-    assert!(lived < a.ttl * 16 / 10 + Duration::from_millis(100), "{:?} became {lived:?}", a.ttl);
+    panic!("resent leases of {:?} lived for {lives:?}", a.ttl);
 }
 
 /// A nonce that is refused before it arrives wins nothing when it does.

@@ -152,15 +152,24 @@ pub async fn a_lease_whose_renewals_hang_is_lost_in_time<H: Harness>(h: &H) {
     let ttl = short_ttl(&caps);
     let (a, b, key) = (locks(faulty.clone(), ttl), Raw::brief(h), key("report"));
     let sent = now();
-    let guard = take(&a, &key).await;
-    let successor = tokio::spawn(async move { b.win_when_free(&key).await.1 });
+    let guard = Arc::new(take(&a, &key).await);
+    let successor = tokio::spawn({
+        let guard = Arc::clone(&guard);
+        async move {
+            b.win_when_free(&key).await;
+            (now(), guard.check().is_err())
+        }
+    });
     assert_eq!(in_time(ttl + SOON, "the loss", guard.lost()).await, Lost::Expired);
     let told_at = now();
     assert!(guard.check().is_err());
     assert!(told_at.saturating_since(sent) >= ttl / 2, "not before it must");
     assert!(faulty.calls(Call::Renew) > 0, "it was tried");
-    let won_at = in_time(SOON * 2, "the successor", successor).await.expect("no panic");
-    assert!(told_at <= won_at, "told {:?} after", told_at.saturating_since(won_at));
+    let (won_at, known) = in_time(SOON * 2, "the successor", successor).await.expect("no panic");
+    assert!(known, "two believed that they held it");
+    // A loaded machine may be slow to say so; to whoever asks, it tells the truth.
+    let late = told_at.saturating_since(won_at);
+    assert!(late < Duration::from_millis(500), "told {late:?} after somebody else had it");
 }
 
 /// One failed renewal is nothing yet: it is tried again, and nobody is told anything.
@@ -194,13 +203,15 @@ pub async fn a_check_fails_at_the_deadline_without_a_keeper<H: Harness>(h: &H) {
     let a = a.expect("the options fit");
     let sent = now();
     let guard = take(&a, &key("report")).await;
-    let mut checked = now();
-    while guard.check().is_ok() {
-        checked = now();
-        assert!(checked.saturating_since(sent) < ttl, "believed for longer than it was granted");
+    loop {
+        let asked = now();
+        if guard.check().is_err() {
+            break;
+        }
+        assert!(asked.saturating_since(sent) < ttl, "believed for longer than it was granted");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    assert!(checked.saturating_since(sent) >= ttl / 2, "held until it was nearly over");
+    assert!(now().saturating_since(sent) >= ttl * 9 / 10, "held until it was nearly over");
     assert!(matches!(guard.check(), Err(Error::Lost { why: Lost::Expired, .. })));
     assert!(guard.token().is_cancelled(), "the one who finds out tells the others");
 }
