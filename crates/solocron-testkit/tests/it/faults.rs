@@ -301,7 +301,7 @@ fn survive(world: World) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match number("SOLOCRON_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("SOLOCRON_ROUNDS").unwrap_or(40),
+        None => 0..number("SOLOCRON_ROUNDS").unwrap_or(25),
     };
     let mut started = 0;
     for seed in seeds.clone() {
