@@ -21,7 +21,9 @@ use solocron::trigger::{Cron, Every};
 use solocron::{Context, Event, Job, Locks, Scheduler};
 use solocron_flock::FlockBackend;
 use solocron_testkit::fleet::{Fleet, exit_when_parent_dies, reply, role, this_program};
-use solocron_testkit::history::{self, Claim, History, KILL, Meta, Outcome, Rules, Schedule, What, Witness, check};
+use solocron_testkit::history::{
+    self, Claim, History, KILL, Meta, Outcome, Rules, Schedule, What, Witness, check,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
@@ -38,7 +40,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> Result<ExitCode> {
     match role() {
-        Some(node) => tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(be_node(node)).map(|()| ExitCode::SUCCESS),
+        Some(node) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(be_node(node))
+            .map(|()| ExitCode::SUCCESS),
         None => direct(),
     }
 }
@@ -48,7 +54,8 @@ fn main() -> Result<ExitCode> {
 /// What every replica of a service would do, plus telling the witness.
 async fn be_node(node: String) -> Result<()> {
     exit_when_parent_dies();
-    let (locks_dir, witness) = (PathBuf::from(std::env::var("FLEET_DIR")?), std::env::var("FLEET_WITNESS")?);
+    let (locks_dir, witness) =
+        (PathBuf::from(std::env::var("FLEET_DIR")?), std::env::var("FLEET_WITNESS")?);
     let tell = Tell { node, witness: Witness::open(witness)?.into() };
 
     let locks = Locks::new(FlockBackend::open(&locks_dir)?)?;
@@ -123,12 +130,20 @@ impl Tell {
                 let now = history::monotonic_ns();
                 self.say(What::Grant { claim, asked: now, answered: now });
             }
-            solocron::What::Undone { tick, fence } => self.say(What::Undo { claim: Claim::new(job, tick.as_millis(), fence.as_u64()) }),
-            solocron::What::Missed { tick, .. } => self.say(What::Missed { job, tick: tick.as_millis() }),
-            solocron::What::Abandoned { tick, .. } => self.say(What::Abandoned { job, tick: tick.as_millis() }),
+            solocron::What::Undone { tick, fence } => {
+                self.say(What::Undo { claim: Claim::new(job, tick.as_millis(), fence.as_u64()) })
+            }
+            solocron::What::Missed { tick, .. } => {
+                self.say(What::Missed { job, tick: tick.as_millis() })
+            }
+            solocron::What::Abandoned { tick, .. } => {
+                self.say(What::Abandoned { job, tick: tick.as_millis() })
+            }
             solocron::What::Overlapped { after, to } => {
                 let period = if job == JOBS[0] { PERIODS_MS[0] } else { PERIODS_MS[1] };
-                for tick in (after.as_millis() + 1..=to.as_millis()).filter(|tick| tick % period == 0) {
+                for tick in
+                    (after.as_millis() + 1..=to.as_millis()).filter(|tick| tick % period == 0)
+                {
                     self.say(What::Skipped { job: job.clone(), tick, why: "overlap".to_owned() });
                 }
             }
@@ -144,7 +159,10 @@ fn direct() -> Result<ExitCode> {
     let (locks_dir, witness_path) = (dir.path().join("locks"), dir.path().join("witness"));
     let witness = Witness::open(&witness_path)?;
     let harness = |what| witness.record(&history::Event::now("director", what));
-    let jobs = JOBS.iter().zip(PERIODS_MS).map(|(job, period)| ((*job).to_owned(), Schedule::Every { period_ms: period as u64 }));
+    let jobs = JOBS
+        .iter()
+        .zip(PERIODS_MS)
+        .map(|(job, period)| ((*job).to_owned(), Schedule::Every { period_ms: period as u64 }));
     harness(What::Meta(Meta {
         wall_ms: Timestamp::now().as_millisecond(),
         grace_ms: 10_000,
@@ -167,9 +185,14 @@ fn direct() -> Result<ExitCode> {
             let (name, mut kill) = (member.name().to_owned(), false);
             while let Ok(line) = member.recv(Duration::from_millis(1)) {
                 match line.split_once(' ') {
-                    Some(("ran", what)) => println!("{:>6.2} s  {name}  {what}", begun.elapsed().as_secs_f64()),
+                    Some(("ran", what)) => {
+                        println!("{:>6.2} s  {name}  {what}", begun.elapsed().as_secs_f64())
+                    }
                     Some(("halfway", tick)) if killed.is_none() && begun.elapsed() > KILL_AFTER => {
-                        println!("{:>6.2} s  {name}  kill -9, halfway through {tick}", begun.elapsed().as_secs_f64());
+                        println!(
+                            "{:>6.2} s  {name}  kill -9, halfway through {tick}",
+                            begun.elapsed().as_secs_f64()
+                        );
                         kill = true;
                         break;
                     }
@@ -180,7 +203,10 @@ fn direct() -> Result<ExitCode> {
                 harness(What::Fault { kind: KILL.to_owned(), node: name.clone() })?;
                 member.kill()?;
                 killed = Some(name);
-            } else if killed.as_ref().is_some_and(|killed| *killed != name) && stopped.is_none() && begun.elapsed() > TERM_AFTER {
+            } else if killed.as_ref().is_some_and(|killed| *killed != name)
+                && stopped.is_none()
+                && begun.elapsed() > TERM_AFTER
+            {
                 println!("{:>6.2} s  {name}  SIGTERM", begun.elapsed().as_secs_f64());
                 member.terminate()?;
                 stopped = Some(name);
@@ -219,23 +245,53 @@ fn judge(witness: &Path) -> Result<ExitCode> {
     let report = check(&history, &rules);
     let ledger = &report.ledger;
     let excused: usize = ledger.excused.values().sum();
-    let nodes_that_ran: BTreeSet<_> =
-        history.events().iter().filter(|event| matches!(event.what, What::Start { .. })).map(|event| &event.node).collect();
+    let nodes_that_ran: BTreeSet<_> = history
+        .events()
+        .iter()
+        .filter(|event| matches!(event.what, What::Start { .. }))
+        .map(|event| &event.node)
+        .collect();
     println!("ticks due                     {:>4}", ledger.due);
-    println!("  ran once                    {:>4}   ({} of them interrupted by the kill)", ledger.ran_once, ledger.interrupted);
-    println!("  claimed and never started   {:>4}   ({} given back)", ledger.never_started, ledger.undone);
-    println!("  late, run by a later tick   {:>4}   (told to that run)", ledger.missed + ledger.skipped);
+    println!(
+        "  ran once                    {:>4}   ({} of them interrupted by the kill)",
+        ledger.ran_once, ledger.interrupted
+    );
+    println!(
+        "  claimed and never started   {:>4}   ({} given back)",
+        ledger.never_started, ledger.undone
+    );
+    println!(
+        "  late, run by a later tick   {:>4}   (told to that run)",
+        ledger.missed + ledger.skipped
+    );
     println!("  ran twice                   {:>4}", ledger.ran_again);
-    println!("  lost                        {:>4}   ({excused} died with their holder)", ledger.lost);
+    println!(
+        "  lost                        {:>4}   ({excused} died with their holder)",
+        ledger.lost
+    );
     println!("nodes that ran something      {:>4}", nodes_that_ran.len());
     for take_over in &ledger.take_overs {
-        println!("take-over of {:<12} {:>8.0?}   from the kill of {} to the next start, by {}", take_over.job, take_over.gap, take_over.killed, take_over.by);
+        println!(
+            "take-over of {:<12} {:>8.0?}   from the kill of {} to the next start, by {}",
+            take_over.job, take_over.gap, take_over.killed, take_over.by
+        );
     }
-    println!("fences in order               {:>4}", if ledger.fences_in_order { "yes" } else { "NO" });
+    println!(
+        "fences in order               {:>4}",
+        if ledger.fences_in_order { "yes" } else { "NO" }
+    );
     println!("worst lateness             {:>7.1?}", ledger.worst_lateness);
 
-    let late = ledger.take_overs.iter().any(|take_over| take_over.job == JOBS[0] && take_over.gap >= Duration::from_secs(1));
-    if !report.is_clean() || ledger.ran_again > 0 || ledger.lost > 0 || ledger.take_overs.is_empty() || late {
+    let late = ledger
+        .take_overs
+        .iter()
+        .any(|take_over| take_over.job == JOBS[0] && take_over.gap >= Duration::from_secs(1));
+    if !report.is_clean()
+        || ledger.ran_again > 0
+        || ledger.lost > 0
+        || ledger.take_overs.is_empty()
+        || late
+    {
         println!("\n{report}");
         if late {
             println!("the take-over took longer than one tick");

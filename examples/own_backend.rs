@@ -22,8 +22,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use solocron::lock::{
-    Capabilities, Enrolled, Enrolment, Fencing, Grant, Holder, KeyRecord, LockBackend, LockKey, Lost, MarkAfter, Nonce, Note, Released,
-    Renewal, Reply, Request, Scope, TtlRange, Validity, Verdict,
+    Capabilities, Enrolled, Enrolment, Fencing, Grant, Holder, KeyRecord, LockBackend, LockKey,
+    Lost, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request, Scope, TtlRange, Validity,
+    Verdict,
 };
 use solocron::{BackendError, Context, Job, Kind, LeaseInstant, Locks, Scheduler};
 
@@ -90,32 +91,62 @@ impl CasBackend {
             let (version, bytes) = self.store.get(&slot).await;
             let mut record = match version {
                 0 => KeyRecord::new(key.clone()),
-                _ => KeyRecord::from_bytes(key, &bytes).map_err(|error| BackendError::new(Kind::Corrupt, error))?,
+                _ => KeyRecord::from_bytes(key, &bytes)
+                    .map_err(|error| BackendError::new(Kind::Corrupt, error))?,
             };
             let (answer, write) = change(&mut record, self.store.now());
             if !write || self.store.swap(&slot, version, record.to_bytes()).await {
                 return Ok(answer);
             }
         }
-        Err(BackendError::new(Kind::Unavailable, format!("{key} changed under {PATIENCE} attempts to write it")))
+        Err(BackendError::new(
+            Kind::Unavailable,
+            format!("{key} changed under {PATIENCE} attempts to write it"),
+        ))
     }
 
     async fn acquire(&self, request: &Request) -> Result<Reply<CasLease>, BackendError> {
-        let (ttl, lease) = (request.ttl, |nonce| CasLease { key: request.key.clone(), nonce, ttl: request.ttl });
+        let (ttl, lease) =
+            (request.ttl, |nonce| CasLease { key: request.key.clone(), nonce, ttl: request.ttl });
         self.update(&request.key, |record, now| {
             let granted = match record.judge(request, now, true) {
                 Verdict::Grant => record.grant(request, now, Some(ttl)),
                 Verdict::Again(granted) => granted,
-                Verdict::Refused => return (Err(BackendError::new(Kind::Refused, "given back earlier")), false),
-                Verdict::NotEnrolled => return (Err(BackendError::new(Kind::NotEnrolled, "enroll the job first")), false),
+                Verdict::Refused => {
+                    return (Err(BackendError::new(Kind::Refused, "given back earlier")), false);
+                }
+                Verdict::NotEnrolled => {
+                    return (
+                        Err(BackendError::new(Kind::NotEnrolled, "enroll the job first")),
+                        false,
+                    );
+                }
                 Verdict::Early => return (Ok(Reply::Early { store_now: now }), false),
-                Verdict::Stale { mark, done, owner } => return (Ok(Reply::Stale { mark, done, owner: owner.map(Box::new) }), false),
-                Verdict::Busy(holder) => return (Ok(Reply::Busy { holder: Some(Box::new(holder)) }), false),
-                Verdict::Behind { mark, unfinished } => return (Ok(Reply::Behind { mark, unfinished }), false),
-                verdict => return (Err(BackendError::new(Kind::Unsupported, format!("a newer core says {verdict:?}"))), false),
+                Verdict::Stale { mark, done, owner } => {
+                    return (Ok(Reply::Stale { mark, done, owner: owner.map(Box::new) }), false);
+                }
+                Verdict::Busy(holder) => {
+                    return (Ok(Reply::Busy { holder: Some(Box::new(holder)) }), false);
+                }
+                Verdict::Behind { mark, unfinished } => {
+                    return (Ok(Reply::Behind { mark, unfinished }), false);
+                }
+                verdict => {
+                    return (
+                        Err(BackendError::new(
+                            Kind::Unsupported,
+                            format!("a newer core says {verdict:?}"),
+                        )),
+                        false,
+                    );
+                }
             };
             // Valid from before the request was first sent, however often it was repeated.
-            let mut grant = Grant::new(lease(request.nonce), granted.fence, Validity::Until { since: request.first_sent, ttl });
+            let mut grant = Grant::new(
+                lease(request.nonce),
+                granted.fence,
+                Validity::Until { since: request.first_sent, ttl },
+            );
             grant.previous = granted.previous;
             grant.attempt = granted.attempt;
             grant.store_now = Some(now);
@@ -135,8 +166,11 @@ impl LockBackend for CasBackend {
         let mut capabilities = Capabilities::exclusion_only(Scope::Process); // Scope::Fleet, over a real store
         capabilities.fencing = Fencing::Stored;
         capabilities.marks = true;
-        capabilities.ttl =
-            Some(TtlRange { min: Duration::from_millis(50), max: Duration::from_secs(86_400), step: Duration::from_millis(1) });
+        capabilities.ttl = Some(TtlRange {
+            min: Duration::from_millis(50),
+            max: Duration::from_secs(86_400),
+            step: Duration::from_millis(1),
+        });
         capabilities.store_clock = true;
         capabilities.force_release = true;
         capabilities
@@ -150,7 +184,10 @@ impl LockBackend for CasBackend {
         enrolled
     }
 
-    async fn try_acquire(&self, requests: &[Request]) -> Vec<Result<Reply<CasLease>, BackendError>> {
+    async fn try_acquire(
+        &self,
+        requests: &[Request],
+    ) -> Vec<Result<Reply<CasLease>, BackendError>> {
         let mut replies = Vec::with_capacity(requests.len());
         for request in requests {
             replies.push(self.acquire(request).await);
@@ -158,7 +195,11 @@ impl LockBackend for CasBackend {
         replies
     }
 
-    async fn renew(&self, leases: &[&CasLease], sent: LeaseInstant) -> Vec<Result<Renewal, BackendError>> {
+    async fn renew(
+        &self,
+        leases: &[&CasLease],
+        sent: LeaseInstant,
+    ) -> Vec<Result<Renewal, BackendError>> {
         let mut renewals = Vec::with_capacity(leases.len());
         for CasLease { key, nonce, ttl } in leases {
             let renewed = self.update(key, |record, now| {
@@ -177,7 +218,12 @@ impl LockBackend for CasBackend {
         self.update(&lease.key, |record, now| (record.release(lease.nonce, mark, now), true)).await
     }
 
-    async fn revoke(&self, key: &LockKey, nonce: Nonce, mark: MarkAfter) -> Result<Released, BackendError> {
+    async fn revoke(
+        &self,
+        key: &LockKey,
+        nonce: Nonce,
+        mark: MarkAfter,
+    ) -> Result<Released, BackendError> {
         self.update(key, |record, now| (record.revoke(nonce, mark, now), true)).await
     }
 
@@ -185,13 +231,21 @@ impl LockBackend for CasBackend {
         let now = self.store.now();
         let mut holders = Vec::new();
         for bytes in self.store.values().await {
-            let record = KeyRecord::from_any_bytes(&bytes).map_err(|error| BackendError::new(Kind::Corrupt, error))?;
-            holders.extend(record.holder(now, true).filter(|holder| holder.key.as_str().starts_with(prefix)));
+            let record = KeyRecord::from_any_bytes(&bytes)
+                .map_err(|error| BackendError::new(Kind::Corrupt, error))?;
+            holders.extend(
+                record.holder(now, true).filter(|holder| holder.key.as_str().starts_with(prefix)),
+            );
         }
         Ok(Some(holders))
     }
 
-    async fn set_note(&self, key: &LockKey, expected: u64, body: &[u8]) -> Result<Note, BackendError> {
+    async fn set_note(
+        &self,
+        key: &LockKey,
+        expected: u64,
+        body: &[u8],
+    ) -> Result<Note, BackendError> {
         self.update(key, |record, _| match record.set_note(expected, body) {
             Ok((note, written)) => (Ok(note), written),
             Err(error) => (Err(error), false),
@@ -206,7 +260,9 @@ impl LockBackend for CasBackend {
 async fn main() -> solocron::Result<()> {
     let store = CasBackend::default();
     let nodes = ["a", "b"].map(|node| {
-        let job = Job::new("tick", "* * * * * *", async move |ctx: Context| println!("{node} runs {}, fence {}", ctx.tick(), ctx.fence()));
+        let job = Job::new("tick", "* * * * * *", async move |ctx: Context| {
+            println!("{node} runs {}, fence {}", ctx.tick(), ctx.fence())
+        });
         let locks = Locks::new(store.clone())?;
         Scheduler::builder(locks).job(job).build()
     });

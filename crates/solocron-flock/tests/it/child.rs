@@ -81,9 +81,9 @@ async fn plays_its_role() {
     let backend = solocron_flock::FlockBackend::open(dir).unwrap();
     let mut words = role.split(' ');
     match words.next().unwrap() {
-        // Holds a lock until its standard input ends.
+        // Holds a lock, the shared one where none is named, until its standard input ends.
         "hold" => {
-            let grant = win(&backend, &plain("shared")).await;
+            let grant = win(&backend, &plain(words.next().unwrap_or("shared"))).await;
             say(grant.fence);
             tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await.unwrap();
             backend.release(&grant.lease, MarkAfter::Done).await.unwrap();

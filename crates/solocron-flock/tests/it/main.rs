@@ -2,6 +2,7 @@
 
 mod bad;
 mod child;
+mod conformance;
 mod leases;
 mod measure;
 mod processes;

@@ -95,17 +95,16 @@ pub async fn the_store_tells_its_time_where_claimed<H: Harness>(h: &H) {
     }
 }
 
-/// A lock can be taken from its holder where that is claimed, and nowhere else.
+/// A lock can be taken from its holder where that is claimed. Where it is not, the answer says what happened: a client may be able
+/// to free what its own process holds, and no more.
 pub async fn locks_are_forced_where_claimed<H: Harness>(h: &H) {
     let (a, b, key) = (Raw::new(h), Raw::new(h), key("report"));
     let request = a.plain(&key);
     let grant = a.win(&request).await;
     let revoked = b.backend.revoke(&key, request.nonce, MarkAfter::Unfinished).await;
     let free = is_free(&node(h), &key).await;
-    assert_eq!(free, a.capabilities().force_release, "another client's revocation: {revoked:?}");
-    if free {
-        assert_eq!(revoked.expect("the store answers"), Released::Done);
-    }
+    assert_eq!(free, matches!(revoked, Ok(Released::Done)), "{revoked:?}");
+    assert!(free || !a.capabilities().force_release, "{revoked:?}");
     drop(grant);
 }
 

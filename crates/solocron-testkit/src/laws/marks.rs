@@ -9,8 +9,8 @@ use std::time::Duration;
 use solocron::Kind;
 use solocron::jiff::Timestamp;
 use solocron::lock::{
-    Claim, ClaimReply, ClaimState, Delivery, Fencing, LockBackend, Mark, MarkAfter, Released,
-    Reply, Request,
+    Claim, ClaimReply, ClaimState, Delivery, Epoch, Fencing, LockBackend, Mark, MarkAfter,
+    Released, Reply, Request,
 };
 use tokio::task::JoinSet;
 
@@ -650,22 +650,27 @@ pub async fn the_first_grant_after_a_loss_waits_for_the_longest_ttl<H: Harness>(
     );
 }
 
-/// Whoever keeps an eye on the epoch sees a loss, and only a loss.
+/// Whoever enrolled a job and keeps an eye on the epoch sees a loss, and only a loss.
 pub async fn the_epoch_tells_of_a_loss<H: Harness>(h: &H) {
-    let Some(a) = marks(h) else { return };
+    let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     let key = key("report");
-    let before = a.backend.epoch().await.expect("the store answers");
     let [tick] = a.ticks(&key).await;
+    b.enroll(&key).await;
+    let before = [epoch(&a).await, epoch(&b).await];
     run(&a, &a.once(&key, tick)).await;
-    let other = Raw::new(h);
-    assert_eq!(other.backend.epoch().await.expect("the store answers"), before);
+    assert_eq!([epoch(&a).await, epoch(&b).await], before, "a run is no loss");
     if !h.forget().await {
         return lacks("forget", true);
     }
-    let after = a.backend.epoch().await.expect("the store answers");
-    assert_ne!(after, before);
+    let after = [epoch(&a).await, epoch(&b).await];
+    assert!(before[0] != after[0] && before[1] != after[1], "{before:?} {after:?}");
     a.enroll(&key).await;
-    assert_eq!(other.backend.epoch().await.expect("the store answers"), after);
+    b.enroll(&key).await;
+    assert_eq!([epoch(&a).await, epoch(&b).await], after, "it is a loss once");
+}
+
+async fn epoch<B: LockBackend>(client: &Raw<B>) -> Epoch {
+    client.backend.epoch().await.expect("the store answers")
 }
 
 /// A restart that keeps its data is no loss: the mark is where it was.
