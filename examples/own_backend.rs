@@ -260,9 +260,10 @@ impl LockBackend for CasBackend {
 async fn main() -> solocron::Result<()> {
     let store = CasBackend::default();
     let nodes = ["a", "b"].map(|node| {
-        let job = Job::new("tick", "* * * * * *", async move |ctx: Context| {
+        let say = move |ctx: Context| async move {
             println!("{node} runs {}, fence {}", ctx.tick(), ctx.fence())
-        });
+        };
+        let job = Job::new("tick", "* * * * * *", say);
         let locks = Locks::new(store.clone())?;
         Scheduler::builder(locks).job(job).build()
     });

@@ -63,6 +63,9 @@ impl Job {
     /// `id` is the name that the whole fleet knows the job by: it is what ticks are claimed under, so it must be the same on every
     /// node, and renaming a job makes it a new one. `trigger` is a [`Trigger`], or the text of a cron pattern in UTC. What is
     /// wrong with either is told by [`SchedulerBuilder::build`](crate::SchedulerBuilder::build), before anything has changed.
+    ///
+    /// A closure that brings state along is written `move |ctx| async move { … }`, or uses [`with_state`](Self::with_state): an
+    /// `async |ctx| …` closure may only use what it is given.
     pub fn new<F, Fut>(id: impl Into<String>, trigger: impl IntoTrigger, work: F) -> Self
     where
         F: Fn(Context) -> Fut + Send + Sync + 'static,
