@@ -350,8 +350,8 @@ pub async fn a_late_settlement_leaves_the_successors_tick_alone<H: Harness>(h: &
         let [tick, next] = a.ticks(&key).await;
         let request = a.once(&key, tick);
         let old = a.win(&request).await;
-        // An operator frees it; the run goes on without knowing.
-        let freed = b.backend.revoke(&key, request.nonce, MarkAfter::Unfinished).await;
+        // It is taken back; the run goes on without knowing.
+        let freed = a.backend.revoke(&key, request.nonce, MarkAfter::Unfinished).await;
         assert_eq!(freed.expect("the store answers"), Released::Done);
         let running = b.win(&b.once(&key, next)).await;
         let before = b.last(&key).await;
