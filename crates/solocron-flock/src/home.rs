@@ -213,3 +213,33 @@ impl Held {
 fn shut(stream: &UnixStream) -> io::Result<()> {
     SockRef::from(stream).shutdown(std::net::Shutdown::Both)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bell::receive;
+
+    #[tokio::test]
+    async fn whoever_waits_is_rung_by_whatever_comes_first() {
+        let tmp = tempfile::tempdir().unwrap();
+        let home = Home::of(tmp.path(), Rights { uid: 0, shared: false });
+        let (waiter, kept) = UnixStream::pair().unwrap();
+        let kept = Arc::new(kept);
+        assert_eq!(home.keep_waiting(7, &kept), None, "not held here");
+        let first = home.enter(7, Weak::new());
+        assert!(home.keep_waiting(7, &kept).is_some());
+        assert_eq!(receive(&waiter, &mut [0; 4]).await, 1, "told that it may wait");
+        // The next winner may enter before the last one has left: it was free in between.
+        let second = home.enter(7, Weak::new());
+        assert_eq!(receive(&waiter, &mut [0; 4]).await, 0, "rung");
+        let (waiter, kept) = UnixStream::pair().unwrap();
+        let kept = Arc::new(kept);
+        assert!(home.keep_waiting(7, &kept).is_some());
+        home.leave(7, first);
+        assert_eq!(home.waiters(), 1, "the late leaver takes nobody else's waiters");
+        home.leave(7, second);
+        assert_eq!(receive(&waiter, &mut [0; 4]).await, 1);
+        assert_eq!(receive(&waiter, &mut [0; 4]).await, 0);
+        assert_eq!(home.waiters(), 0);
+    }
+}
