@@ -9,12 +9,9 @@
 //!                └────► anything else ──► LOCK_UN, close
 //! ```
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use solocron::LeaseInstant;
@@ -28,8 +25,9 @@ use solocron::{BackendError, Kind};
 
 use crate::boot;
 use crate::config::{Durability, FlockBuilder};
+use crate::epoch::Known;
 use crate::error::{refused, unreadable};
-use crate::file::{self, Attempt, Inode, Opened, Rights};
+use crate::file::{self, Attempt, Opened, Rights};
 use crate::home::Home;
 use crate::lease::{FlockLease, Lease, Won, not_ours};
 use crate::record::{self, Content, Of, Unreadable};
@@ -45,16 +43,7 @@ struct Shared {
     rights: Rights,
     durability: Durability,
     home: Arc<Home>,
-    known: Mutex<Known>,
-}
-
-/// The files of enrolled jobs: what [`LockBackend::epoch`] looks after.
-#[derive(Debug, Default)]
-struct Known {
-    files: HashMap<PathBuf, Inode>,
-    /// The directory when the files were last looked at: device, inode, time of modification.
-    seen: Option<(u64, u64, i64, i64)>,
-    losses: u128,
+    known: Known,
 }
 
 /// What a file holds, seen without its lock.
@@ -89,12 +78,12 @@ impl FlockBackend {
 
     pub(crate) fn new(dir: PathBuf, rights: Rights, durability: Durability) -> Self {
         let home = Home::of(&dir, rights);
-        Self(Arc::new(Shared { dir, rights, durability, home, known: Mutex::default() }))
+        Self(Arc::new(Shared { dir, rights, durability, home, known: Known::default() }))
     }
 
     /// The lock directory.
     #[must_use]
-    pub fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &Path {
         &self.0.dir
     }
 
@@ -214,7 +203,7 @@ impl FlockBackend {
     /// Somebody else has the lock. What it writes meanwhile may be read half, or before it is written.
     fn busy(
         &self,
-        path: &std::path::Path,
+        path: &Path,
         file: &File,
         request: &Request,
         now: Timestamp,
@@ -235,7 +224,7 @@ impl FlockBackend {
     /// The record and its seq, read with the lock in hand; what may be lost of it is not granted again.
     fn load(
         &self,
-        path: &std::path::Path,
+        path: &Path,
         file: &File,
         key: &LockKey,
         now: Timestamp,
@@ -274,7 +263,7 @@ impl FlockBackend {
     /// What a file holds, without its lock. `None`: nothing yet.
     fn peek(
         &self,
-        path: &std::path::Path,
+        path: &Path,
         file: &File,
         key: &LockKey,
         now: Timestamp,
@@ -338,7 +327,7 @@ impl FlockBackend {
 
     fn change_locked<T>(
         &self,
-        path: &std::path::Path,
+        path: &Path,
         opened: &Opened,
         key: &LockKey,
         now: Timestamp,
@@ -391,7 +380,7 @@ impl FlockBackend {
                 self.peek(&path, &opened.file, &job.key, now)?
             && record.schedule().is_some_and(|schedule| schedule.fingerprint == job.fingerprint)
         {
-            self.know(path, opened.inode);
+            self.0.known.add(path, opened.inode);
             return Ok((record.enroll(job, now).0, None));
         }
         let enroll = |record: &mut KeyRecord| Ok(record.enroll(job, now));
@@ -400,19 +389,12 @@ impl FlockBackend {
             Change::Busy(seen) => (enrolled_by_others(&job.key, seen, now)?, None),
         };
         if let Ok(Some(inode)) = file::at(&path) {
-            self.know(path, inode);
+            self.0.known.add(path, inode);
         }
         Ok((enrolled, unsynced))
     }
 
-    fn know(&self, path: PathBuf, inode: Inode) {
-        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.files.insert(path, inode).is_some_and(|before| before != inode) {
-            known.losses += 1;
-        }
-    }
-
-    /// Makes `write` wait for the disk away from the caller's runtime.
+    /// Waits for the disk, away from the caller's runtime.
     async fn sync<T: Send + 'static>(
         &self,
         what: Vec<T>,
@@ -432,7 +414,7 @@ impl FlockBackend {
         }
     }
 
-    fn holder(&self, path: &std::path::Path, prefix: &str, now: Timestamp) -> Option<Holder> {
+    fn holder(&self, path: &Path, prefix: &str, now: Timestamp) -> Option<Holder> {
         let opened = file::open(path, self.0.rights, false).ok()??;
         let Ok(Ok(Content::Record { record, .. })) = record::read(&opened.file, Of::Any) else {
             return None;
@@ -634,24 +616,9 @@ impl LockBackend for FlockBackend {
         Ok(Some(Box::new(watch)))
     }
 
-    /// Looks at the directory; at the files of enrolled jobs only if something was made, renamed or deleted there.
     async fn epoch(&self) -> Result<Epoch, BackendError> {
-        let refuse = |error: std::io::Error| refused("look at lock directory", &self.0.dir, &error);
-        let found = std::fs::symlink_metadata(&self.0.dir).map_err(refuse)?;
-        let seen = (found.dev(), found.ino(), found.mtime(), found.mtime_nsec());
-        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let Known { files, seen: before, losses } = &mut *known;
-        if *before != Some(seen) {
-            let count = files.len();
-            files.retain(|path, inode| file::at(path).is_ok_and(|at| at == Some(*inode)));
-            *losses += (count - files.len()) as u128;
-            // Another change within the clock tick of this one would leave the same time behind.
-            let settled = found
-                .modified()
-                .is_ok_and(|at| SystemTime::now().duration_since(at).unwrap_or_default() > GRAIN);
-            *before = settled.then_some(seen);
-        }
-        Ok(Epoch(*losses))
+        let dir = &self.0.dir;
+        self.0.known.epoch(dir).map_err(|error| refused("look at lock directory", dir, &error))
     }
 
     /// A holder lives if its file is locked. That is found out with a shared lock, for the microsecond it takes, and only of files
@@ -687,9 +654,6 @@ impl LockBackend for FlockBackend {
         }
     }
 }
-
-/// Coarser than the clock of any file system that [`FlockBackend::epoch`] relies on.
-const GRAIN: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests;

@@ -34,6 +34,7 @@ mod bell;
 mod boot;
 mod config;
 mod directory;
+mod epoch;
 mod error;
 mod file;
 mod home;

@@ -1,6 +1,7 @@
 //! What cannot be seen from outside: another boot, a forked child's view, who waits.
 
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use solocron::lock::{Claim, Delivery, NodeId};
 
