@@ -208,11 +208,13 @@ impl Lease {
     /// A dying process closes its highest descriptors first (seen on Linux 6.x). The waiter is told by the end of its connection, and
     /// shall find the lock free then.
     pub(crate) fn raise_above(&self, waiter: RawFd) {
+        /// A process with more holes than this among its descriptors is left as it is: its waiters try twice.
+        const MOST: usize = 256;
         let mut state = self.state();
         let State::Held(held) = &mut *state else { return };
         // A copy gets the lowest free number; the ones that come out too low fill the gaps until it is found.
         let mut gaps = Vec::new();
-        while held.file.as_raw_fd() < waiter && gaps.len() < 16 {
+        while held.file.as_raw_fd() < waiter && gaps.len() < MOST {
             match held.file.try_clone() {
                 Ok(copy) if copy.as_raw_fd() > waiter => held.file = copy,
                 Ok(copy) => gaps.push(copy),
