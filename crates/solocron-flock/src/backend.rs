@@ -368,6 +368,14 @@ impl FlockBackend {
         self.change(key, now, &change)
     }
 
+    /// The mark that stands now, read without the lock.
+    fn mark_on_record(&self, key: &LockKey, now: Timestamp) -> Result<Option<Mark>, BackendError> {
+        let path = self.path(key);
+        let Some(opened) = file::open(&path, self.0.rights, false)? else { return Ok(None) };
+        let seen = self.peek(&path, &opened.file, key, now)?;
+        Ok(seen.and_then(|seen| seen.record.last().map(|last| last.mark)))
+    }
+
     async fn enroll_one(
         &self,
         job: &Enrolment,
@@ -567,7 +575,11 @@ impl LockBackend for FlockBackend {
 
     async fn release(&self, lease: &FlockLease, mark: MarkAfter) -> Result<Released, BackendError> {
         let FlockLease(lease) = lease;
-        lease.finish(Lost::TakenOver, |record| record.release(lease.nonce, mark, Timestamp::now()))
+        let now = Timestamp::now();
+        match lease.finish(Lost::TakenOver, |record| record.release(lease.nonce, mark, now))? {
+            Some(released) => Ok(released),
+            None => Ok(Released::NotOwner { mark: self.mark_on_record(&lease.key, now)? }),
+        }
     }
 
     async fn revoke(
@@ -580,9 +592,10 @@ impl LockBackend for FlockBackend {
         let home = self.home();
         if let Some(lease) = home.lease(key.hash128()).filter(|lease| lease.nonce == nonce) {
             let end = |record: &mut KeyRecord| record.revoke(nonce, mark, now);
-            let released = lease.finish(Lost::ForceReleased, end)?;
-            home.refuse(nonce, now);
-            return Ok(released);
+            if let Some(released) = lease.finish(Lost::ForceReleased, end)? {
+                home.refuse(nonce, now);
+                return Ok(released);
+            }
         }
         let revoke = |record: &mut KeyRecord| Ok((record.revoke(nonce, mark, now), true));
         let seen = match self.change_soon(key, now, revoke).await? {

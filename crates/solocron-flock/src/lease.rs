@@ -119,19 +119,21 @@ impl Lease {
         Some(self.change(held, true, change))
     }
 
-    /// Ends the lease: `end` says what becomes of the record. A second call answers as the first.
+    /// Ends the lease: `end` says what becomes of the record. A second call answers as the first; but whoever releases what an
+    /// operator freed was no owner any more, and `None` says that.
     pub(crate) fn finish(
         &self,
         why: Lost,
         end: impl FnOnce(&mut KeyRecord) -> Released,
-    ) -> Result<Released, BackendError> {
+    ) -> Result<Option<Released>, BackendError> {
         if !self.home.is_mine() {
-            return Ok(Released::NotOwner { mark: None });
+            return Ok(Some(Released::NotOwner { mark: None }));
         }
         let mut state = self.state();
         let held = match &mut *state {
             State::Held(held) => held,
-            State::Over { answer, .. } => return Ok(*answer),
+            State::Over { why: Lost::ForceReleased, .. } => return Ok(None),
+            State::Over { answer, .. } => return Ok(Some(*answer)),
         };
         let mut answer = self.change(held, false, |record| (end(record), true))?;
         if !self.in_place().unwrap_or(false) {
@@ -142,7 +144,7 @@ impl Lease {
         *state = State::Over { answer, why }; // closes the file
         drop(state);
         self.home.leave(self.hash, self.entry);
-        Ok(answer)
+        Ok(Some(answer))
     }
 
     /// On an error nothing has changed here; what the file holds is settled by the next write, which goes to the same slot.
