@@ -66,6 +66,13 @@ impl Rule {
         return true;
     }
 
+    /// Whether a checker has taken the rule away: for those that keep the same rule in a model of their own.
+    #[cfg(feature = "rules")]
+    #[must_use]
+    pub fn is_suspended(self) -> bool {
+        !self.holds()
+    }
+
     /// Every rule.
     #[cfg(feature = "rules")]
     pub const ALL: [Self; 21] = [

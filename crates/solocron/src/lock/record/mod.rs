@@ -37,7 +37,7 @@ use super::{Fence, LockKey, Mark, NodeId, Nonce};
 use crate::error::BackendError;
 
 /// Everything a store keeps for one key. Constant size, but for the note.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KeyRecord {
     key: LockKey,
     fence: Fence,
@@ -49,7 +49,7 @@ pub struct KeyRecord {
 }
 
 /// What an enrolled key remembers of its ticks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Claims {
     last: ClaimState,
     /// What an undo goes back to.
@@ -59,7 +59,7 @@ struct Claims {
     schedule: Schedule,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct LivingHolder {
     nonce: Nonce,
     node: NodeId,
@@ -70,7 +70,7 @@ struct LivingHolder {
     until: Option<Timestamp>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Refused {
     nonce: Nonce,
     until: Timestamp,
