@@ -515,7 +515,14 @@ impl Plan {
                         ));
                     }
                     actions.push((job, Action::Report(What::Yielded { tick, to: owner })));
-                    self.settle(job, tick.max(mark));
+                    // A later claim whose run goes on may yet be undone: it settles what lies before it, not its own tick.
+                    let settled =
+                        if mark > tick && !done && living && Rule::ClaimIsProvisional.holds() {
+                            before(&*self.jobs[job].trigger, mark).unwrap_or(tick)
+                        } else {
+                            mark
+                        };
+                    self.settle(job, tick.max(settled));
                     self.states[job].phase = Phase::Idle;
                     return self.look(job, now, actions);
                 }
