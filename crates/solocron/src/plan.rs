@@ -695,7 +695,8 @@ impl Plan {
             .filter(|last| *last > tick && !wants_all && !unclaimed);
         match overlapped {
             Some(to) => {
-                self.settle(job, to);
+                // Not settled here: the store cuts it at its own clock, and a fast node that took its own clock's word would lose
+                // the rest. It asks, and is told.
                 actions.push((job, Action::Report(What::Overlapped { after: tick, to })));
                 actions.push((job, Action::Release(MarkAfter::DoneAndSkip(to))));
             }
