@@ -462,11 +462,14 @@ impl Plan {
         };
         let last = &enrolled.last;
         let again = self.states[job].cursor > Mark::from_millis(i64::MIN);
+        let forgot = enrolled.schedule.since > self.states[job].since;
         actions.push((
             job,
-            Action::Report(match (again, enrolled.created) {
-                (true, true) => What::Forgot { mark: last.mark },
-                _ => What::Enrolled { mark: last.mark },
+            // Whoever made the record anew may be gone, or may not have heard of it: every node that was there before says so.
+            Action::Report(if again && (enrolled.created || forgot) {
+                What::Forgot { mark: enrolled.schedule.since }
+            } else {
+                What::Enrolled { mark: last.mark }
             }),
         ));
         if last.mark.timestamp() > later(now, Self::MAX_SKEW) {
