@@ -57,7 +57,7 @@ pub enum Input {
     Woken,
     /// The run that [`Action::Start`] began has ended.
     RunEnded {
-        /// When it began.
+        /// When it began: by this node's clock or the store's, whichever is later.
         started: Timestamp,
         /// False where it was cut short: its tick is not done.
         complete: bool,

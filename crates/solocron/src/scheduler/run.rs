@@ -283,6 +283,8 @@ impl Engine {
         guard.lease.on_drop(MarkAfter::Unfinished);
         let (cancel, abort) = (Cancel::default(), CancellationToken::new());
         let started = self.clock.now();
+        // A tick that was due before this by the store's clock is somebody's to claim, however slow this node's clock is.
+        let began = guard.store_now.map_or(started, |store_now| store_now.max(started));
         let lateness = between(tick.timestamp(), started);
         self.report(job, What::Started { tick, fence, lateness, missed: missed.len() });
         let context = Context::new(
@@ -315,7 +317,7 @@ impl Engine {
                     () = stop => Outcome::Cancelled(cancel.why().unwrap_or(Cancelled::Shutdown)),
                 };
                 drop(running);
-                Message::Ended { job, guard, started, outcome }
+                Message::Ended { job, guard, started: began, outcome }
             }),
             Work::Blocking(work) => {
                 let to_loop = self.to_loop.clone();
@@ -329,7 +331,7 @@ impl Engine {
                         () = stop => running.await,
                     };
                     let outcome = settle(outcome, &cancel);
-                    drop(to_loop.send(Message::Ended { job, guard, started, outcome }));
+                    drop(to_loop.send(Message::Ended { job, guard, started: began, outcome }));
                 });
             }
         }
