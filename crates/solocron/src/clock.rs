@@ -5,14 +5,17 @@
 //! laptop or a VM would wake up believing in a lease that ended hours ago.
 
 use std::fmt::Debug;
+use std::future::poll_fn;
 use std::ops::Add;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 /// An instant of the lease clock: nanoseconds since an origin that only this machine's current boot knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LeaseInstant(u64);
 
 impl LeaseInstant {
@@ -45,6 +48,10 @@ impl LeaseInstant {
 
     pub(crate) fn nanos(self) -> u64 {
         self.0
+    }
+
+    pub(crate) fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
     }
 }
 
@@ -131,23 +138,42 @@ fn lease_clock() -> Duration {
 }
 
 /// Runs `call`, but for no longer than `limit` of `clock`. `None`: it did not end in time and was dropped.
+///
+/// The call comes first: an answer that is already there does not lose against a timer, and a call that never waits costs none.
 pub(crate) async fn within<T>(
     clock: &dyn Clock,
     limit: Duration,
     call: impl Future<Output = T>,
 ) -> Option<T> {
-    // The call first: an answer that is already there must not lose against a timer, and a call that never waits costs no timer.
-    let mut call = std::pin::pin!(call);
-    if let std::task::Poll::Ready(answer) =
-        std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx))).await
-    {
-        return Some(answer);
-    }
-    tokio::select! {
-        biased;
-        answer = call => Some(answer),
-        () = clock.sleep(limit) => None,
-    }
+    let mut call = pin!(call);
+    let mut timer = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = call.as_mut().poll(cx) {
+            return Poll::Ready(Some(answer));
+        }
+        let timer = timer.get_or_insert_with(|| clock.sleep(limit));
+        timer.as_mut().poll(cx).map(|()| None)
+    })
+    .await
+}
+
+/// Runs every future, side by side on the caller's task; `each` gets a value as soon as it is there.
+pub(crate) async fn all<T>(
+    calls: impl IntoIterator<Item = impl Future<Output = T>>,
+    mut each: impl FnMut(T),
+) {
+    let mut calls: Vec<_> = calls.into_iter().map(Box::pin).collect();
+    poll_fn(|cx| {
+        calls.retain_mut(|call| match call.as_mut().poll(cx) {
+            Poll::Ready(value) => {
+                each(value);
+                false
+            }
+            Poll::Pending => true,
+        });
+        if calls.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 #[cfg(test)]

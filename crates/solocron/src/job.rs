@@ -4,14 +4,16 @@ use std::fmt::{self, Debug, Display};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use crate::caught::{caught, message};
+use crate::clock::LeaseInstant;
 use crate::error::{Error, Invalid, Result};
 use crate::event::{Cancelled, Outcome};
+use crate::lock::guard::LeaseCheck;
 use crate::lock::{Delivery, Fence, LockKey, Mark};
 use crate::plan::JobPlan;
 use crate::policy::Misfire;
@@ -102,7 +104,7 @@ impl Job {
             Box::pin(async move {
                 let ended = tokio::task::spawn_blocking(move || work(context).into_outcome()).await;
                 ended.unwrap_or_else(|error| match error.try_into_panic() {
-                    Ok(panic) => Outcome::Panicked(panic_message(&*panic)),
+                    Ok(panic) => Outcome::Panicked(message(&*panic)),
                     Err(_) => Outcome::Cancelled(Cancelled::Shutdown),
                 })
             })
@@ -161,7 +163,14 @@ impl Job {
             .into());
         }
         let trigger = Arc::clone(self.trigger.as_ref().map_err(Clone::clone)?);
-        Ok(JobPlan { trigger, misfire: self.misfire, delivery: self.delivery })
+        if let Some(tick) = trigger.next_after(Timestamp::now()) {
+            Mark::of(tick)?;
+        }
+        Ok(JobPlan {
+            trigger: Arc::new(Checked(trigger)),
+            misfire: self.misfire,
+            delivery: self.delivery,
+        })
     }
 }
 
@@ -223,15 +232,18 @@ impl<T, E: Display> IntoOutcome for Result<T, E> {
 pub struct Context(Arc<Told>);
 
 #[derive(Debug)]
-struct Told {
-    job: LockKey,
-    tick: Mark,
-    fence: Fence,
-    attempt: u32,
-    missed: Vec<Mark>,
-    lateness: Duration,
-    cancel: Cancel,
-    stopping: CancellationToken,
+pub(crate) struct Told {
+    pub(crate) job: LockKey,
+    pub(crate) tick: Mark,
+    pub(crate) fence: Fence,
+    pub(crate) attempt: u32,
+    pub(crate) missed: Vec<Mark>,
+    pub(crate) lateness: Duration,
+    pub(crate) cancel: Cancel,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) lease: LeaseCheck,
+    /// By the lease clock.
+    pub(crate) ends_at: LeaseInstant,
 }
 
 /// Cancellation with a reason.
@@ -260,18 +272,8 @@ impl Cancel {
 }
 
 impl Context {
-    #[expect(clippy::too_many_arguments, reason = "built in one place, from what was won")]
-    pub(crate) fn new(
-        job: LockKey,
-        tick: Mark,
-        fence: Fence,
-        attempt: u32,
-        missed: Vec<Mark>,
-        lateness: Duration,
-        cancel: Cancel,
-        stopping: CancellationToken,
-    ) -> Self {
-        Self(Arc::new(Told { job, tick, fence, attempt, missed, lateness, cancel, stopping }))
+    pub(crate) fn new(told: Told) -> Self {
+        Self(Arc::new(told))
     }
 
     /// The job's id.
@@ -319,13 +321,24 @@ impl Context {
         self.0.cancel.cancelled().await
     }
 
-    /// Asks between two steps whether to go on.
+    /// Asks between two steps whether to go on. Looks at the lease itself, so it also tells a run that blocks its thread, and one
+    /// that was stopped together with the whole machine.
+    ///
+    /// A run that returns an error after this is counted as cut short; one that returns `()` or `Ok` is counted as done.
     ///
     /// # Errors
     ///
     /// The reason to stop.
     pub fn checkpoint(&self) -> Result<(), Cancelled> {
-        self.0.cancel.why().map_or(Ok(()), Err)
+        let Told { cancel, lease, ends_at, .. } = &*self.0;
+        if cancel.why().is_none() {
+            if let Err(why) = lease.check() {
+                cancel.cancel(Cancelled::LeaseLost(why));
+            } else if lease.lease_now() >= *ends_at {
+                cancel.cancel(Cancelled::Timeout);
+            }
+        }
+        cancel.why().map_or(Ok(()), Err)
     }
 
     /// A token that is cancelled when the run must stop, for code that takes one.
@@ -347,25 +360,53 @@ where
     F: Fn(Context) -> Fut,
     Fut: Future<Output: IntoOutcome> + Send + 'static,
 {
-    let mut running = match catch_unwind(AssertUnwindSafe(|| Box::pin(work(context.clone())))) {
+    let running = match catch_unwind(AssertUnwindSafe(|| work(context.clone()))) {
         Ok(running) => running,
         Err(panic) => {
-            let message = panic_message(&*panic);
+            let message = message(&*panic);
             return Box::pin(async move { Outcome::Panicked(message) });
         }
     };
-    Box::pin(std::future::poll_fn(move |cx| {
-        match catch_unwind(AssertUnwindSafe(|| {
-            running.as_mut().poll(cx).map(IntoOutcome::into_outcome)
-        })) {
-            Ok(polled) => polled,
-            Err(panic) => Poll::Ready(Outcome::Panicked(panic_message(&*panic))),
-        }
-    }))
+    let running = async move { running.await.into_outcome() };
+    Box::pin(async move { caught(running).await.unwrap_or_else(Outcome::Panicked) })
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
+/// A trigger that is held to its laws: a panic, a tick that does not lead on, or one finer than a millisecond ends the job's
+/// schedule and nothing else.
+#[derive(Debug)]
+struct Checked(Arc<dyn Trigger>);
+
+impl Checked {
+    fn tick(
+        &self,
+        asked: impl FnOnce(&dyn Trigger) -> Option<Timestamp>,
+        lawful: impl FnOnce(Timestamp) -> bool,
+    ) -> Option<Timestamp> {
+        match catch_unwind(AssertUnwindSafe(|| asked(&*self.0))) {
+            Ok(None) => None,
+            Ok(Some(tick)) if lawful(tick) && Mark::of(tick).is_ok() => Some(tick),
+            Ok(Some(tick)) => {
+                tracing::error!(trigger = ?self.0, %tick, "a trigger broke its laws; its job is due no more");
+                None
+            }
+            Err(panic) => {
+                tracing::error!(trigger = ?self.0, panic = message(&*panic), "a trigger panicked; its job is due no more");
+                None
+            }
+        }
+    }
+}
+
+impl Trigger for Checked {
+    fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
+        self.tick(|trigger| trigger.next_after(after), |tick| tick > after)
+    }
+
+    fn last_at_or_before(&self, at: Timestamp) -> Option<Timestamp> {
+        self.tick(|trigger| trigger.last_at_or_before(at), |tick| tick <= at)
+    }
+
+    fn fingerprint(&self) -> u64 {
+        self.0.fingerprint()
+    }
 }

@@ -2,6 +2,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod caught;
 mod clock;
 mod error;
 mod event;

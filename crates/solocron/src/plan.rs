@@ -59,6 +59,8 @@ pub enum Input {
     RunEnded {
         /// When it began: by this node's clock or the store's, whichever is later.
         started: Timestamp,
+        /// When it ended, by this node's clock.
+        ended: Timestamp,
         /// False where it was cut short: its tick is not done.
         complete: bool,
     },
@@ -80,7 +82,7 @@ pub enum Answer {
         mark: Mark,
         /// Whether its run has ended.
         done: bool,
-        /// Whether somebody holds the key.
+        /// Whether that run lives: it holds the key.
         living: bool,
         /// When that lease ends, if it has an end.
         remaining: Option<Duration>,
@@ -89,8 +91,12 @@ pub enum Answer {
     },
     /// A run holds the key.
     Busy {
+        /// The tick of that run, if known.
+        tick: Option<Mark>,
         /// When its lease ends, if it has an end.
         remaining: Option<Duration>,
+        /// Whose it is.
+        owner: Option<NodeId>,
     },
     /// An earlier tick goes first.
     Behind {
@@ -135,13 +141,18 @@ impl Answer {
             Ok(ClaimReply::Stale { mark, done, owner }) => Self::Stale {
                 mark: *mark,
                 done: *done,
-                living: owner.as_ref().is_some_and(|owner| owner.living),
+                // Whoever has the key for something else does not run this tick.
+                living: owner
+                    .as_ref()
+                    .is_some_and(|owner| owner.living && owner.tick == Some(*mark)),
                 remaining: owner.as_ref().and_then(|owner| owner.remaining),
                 owner: owner.as_ref().map(|owner| owner.node.clone()),
             },
-            Ok(ClaimReply::Busy(holder)) => {
-                Self::Busy { remaining: holder.as_ref().and_then(|holder| holder.remaining) }
-            }
+            Ok(ClaimReply::Busy(holder)) => Self::Busy {
+                tick: holder.as_ref().and_then(|holder| holder.tick),
+                remaining: holder.as_ref().and_then(|holder| holder.remaining),
+                owner: holder.as_ref().map(|holder| holder.node.clone()),
+            },
             Ok(ClaimReply::Behind { mark, unfinished }) => {
                 Self::Behind { mark: *mark, unfinished: *unfinished }
             }
@@ -201,13 +212,23 @@ struct State {
     held_back: Option<Timestamp>,
     /// Failures in a row.
     failures: u32,
-    /// Why the tick waits.
-    waits_for: MissedWhy,
+    /// What the tick waits for.
+    waits_for: WaitsFor,
     /// The store may have forgotten this job; look as soon as nothing else is under way.
     forgot: bool,
     watching: bool,
     wakes_at: Option<Timestamp>,
     told_of_schedule: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum WaitsFor {
+    Nothing,
+    /// The run of this very tick, elsewhere: it may be undone, or die.
+    Run(Option<NodeId>),
+    /// The run of another tick.
+    Overlap,
+    Backend,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -242,6 +263,9 @@ impl Plan {
     /// Between two attempts at a key that stays busy without telling when its lease ends.
     const BUSY_RETRY: Duration = Duration::from_secs(1);
 
+    /// The longest wait between two attempts at a tick: what we were told may not be true any more, and a push may be lost.
+    const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
     /// A mark further ahead of this node's clock than this is reported.
     const MAX_SKEW: Duration = Duration::from_secs(60);
 
@@ -255,7 +279,7 @@ impl Plan {
             since: Mark::from_millis(i64::MIN),
             held_back: None,
             failures: 0,
-            waits_for: MissedWhy::NobodyThere,
+            waits_for: WaitsFor::Nothing,
             forgot: false,
             watching: false,
             wakes_at: None,
@@ -299,8 +323,8 @@ impl Plan {
                 Phase::Waiting { .. } => self.look(job, now, &mut actions),
                 _ => {}
             },
-            Input::RunEnded { started, complete } => {
-                self.run_ended(job, now, started, complete, &mut actions)
+            Input::RunEnded { started, ended, complete } => {
+                self.run_ended(job, started, ended, complete, &mut actions)
             }
             Input::Released => {
                 self.states[job].phase = Phase::Idle;
@@ -320,7 +344,14 @@ impl Plan {
     pub fn clock_stepped(&mut self, now: Timestamp) -> Actions {
         let mut actions = Vec::new();
         for job in 0..self.jobs.len() {
-            self.states[job].held_back = None;
+            let state = &mut self.states[job];
+            state.held_back = None;
+            if state.cursor.timestamp() > now {
+                // Settled by a clock that was ahead. The store knows better what was claimed.
+                (state.cursor, state.since) =
+                    (Mark::from_millis(i64::MIN), Mark::from_millis(i64::MIN));
+                state.forgot = true;
+            }
             if matches!(self.states[job].phase, Phase::New | Phase::Idle | Phase::Waiting { .. }) {
                 self.look(job, now, &mut actions);
             }
@@ -374,13 +405,15 @@ impl Plan {
         }
         loop {
             let Some(tick) = self.candidate(job, now) else { return self.rest(job, actions) };
+            if let Phase::Waiting { tick: before } = self.states[job].phase
+                && before < tick
+                && let WaitsFor::Run(to) = &self.states[job].waits_for
+            {
+                // A newer tick is due. The one before has its run, as far as we know.
+                actions.push((job, Action::Report(What::Yielded { tick: before, to: to.clone() })));
+            }
             if self.states[job].unfinished.is_none() && now > self.late_at(job, tick) {
-                let why = match self.states[job].phase {
-                    Phase::Waiting { .. } => self.states[job].waits_for,
-                    _ => MissedWhy::NobodyThere,
-                };
-                actions.push((job, Action::Report(What::Missed { tick, why })));
-                self.settle(job, tick);
+                self.give_up(job, now, tick, actions);
                 continue;
             }
             let claim = self.claim(job, tick, now);
@@ -389,6 +422,40 @@ impl Plan {
             actions.push((job, Action::Claim(claim)));
             return;
         }
+    }
+
+    /// The grace of `tick` is over, and of every tick before it.
+    fn give_up(&mut self, job: usize, now: Timestamp, tick: Mark, actions: &mut Actions) {
+        let (state, spec) = (&self.states[job], &self.jobs[job]);
+        // Catching up one by one must not walk through a month of them.
+        let last = match (spec.misfire.catch_up, spec.misfire.grace) {
+            (CatchUp::All, Some(grace)) => {
+                let young = now.checked_sub(grace).unwrap_or(Timestamp::MIN);
+                before(&*spec.trigger, Mark::floor(young)).map_or(tick, |last| last.max(tick))
+            }
+            _ => tick,
+        };
+        let waited = match state.phase {
+            Phase::Waiting { tick } => Some((tick, state.waits_for.clone())),
+            _ => None,
+        };
+        let late = between(&*spec.trigger, state.cursor, last).into_iter().chain([last]);
+        for tick in late {
+            let what = match &waited {
+                Some((waited, WaitsFor::Run(to))) if *waited == tick => {
+                    What::Yielded { tick, to: to.clone() }
+                }
+                Some((waited, WaitsFor::Overlap)) if *waited == tick => {
+                    What::Missed { tick, why: MissedWhy::Overlap }
+                }
+                Some((waited, WaitsFor::Backend)) if *waited == tick => {
+                    What::Missed { tick, why: MissedWhy::Backend }
+                }
+                _ => What::Missed { tick, why: MissedWhy::NobodyThere },
+            };
+            actions.push((job, Action::Report(what)));
+        }
+        self.settle(job, last);
     }
 
     /// The tick to claim now.
@@ -433,6 +500,7 @@ impl Plan {
         state.phase = Phase::Idle;
         state.held_back = None;
         state.failures = 0;
+        state.waits_for = WaitsFor::Nothing;
         let next = self.jobs[job].trigger.next_after(state.cursor.timestamp());
         self.wake_job_at(job, next);
     }
@@ -478,11 +546,21 @@ impl Plan {
                 Action::Report(What::MarkAhead { mark: last.mark, owner: last.owner.clone() }),
             ));
         }
+        self.states[job].since = enrolled.schedule.since;
+        // A claim that is not done may yet be undone: its tick is asked for once, while that can be of use.
+        let provisional = !last.done
+            && last.attempts > 0
+            && now <= self.late_at(job, last.mark)
+            && Rule::ClaimIsProvisional.holds();
+        let settled = match provisional {
+            true => {
+                before(&*self.jobs[job].trigger, last.mark).unwrap_or(Mark::from_millis(i64::MIN))
+            }
+            false => last.mark,
+        };
+        // Nothing was missed before a schedule began.
         let state = &mut self.states[job];
-        state.failures = 0;
-        state.since = enrolled.schedule.since;
-        // Nothing was missed before a schedule began. An unfinished run is looked after below, and counts as settled here.
-        state.cursor = state.cursor.max(last.mark).max(state.since);
+        state.cursor = state.cursor.max(settled).max(state.since);
         let attempts_left = match self.jobs[job].delivery {
             Delivery::AtMostOnce => false,
             Delivery::AtLeastOnce { max_attempts } => last.attempts < max_attempts,
@@ -502,14 +580,8 @@ impl Plan {
             Answer::Stale { mark, done, living, remaining, owner } => {
                 // Claimed, and its run goes on: it may yet be undone. Anything else is settled.
                 if mark == tick && !done && living && Rule::ClaimIsProvisional.holds() {
-                    self.wait(
-                        job,
-                        now,
-                        tick,
-                        remaining.unwrap_or(Self::BUSY_RETRY),
-                        MissedWhy::Overlap,
-                        actions,
-                    );
+                    let retry = remaining.unwrap_or(Self::BUSY_RETRY);
+                    self.wait(job, now, tick, retry, WaitsFor::Run(owner), actions);
                 } else {
                     if mark.timestamp() > later(now, Self::MAX_SKEW) {
                         actions.push((
@@ -530,20 +602,22 @@ impl Plan {
                     return self.look(job, now, actions);
                 }
             }
-            Answer::Busy { remaining } => {
+            Answer::Busy { tick: holders, remaining, owner } => {
                 if !Rule::BusyIsProvisional.holds() {
                     self.settle(job, tick);
                     self.states[job].phase = Phase::Idle;
                     return self.look(job, now, actions);
                 }
-                self.wait(
-                    job,
-                    now,
-                    tick,
-                    remaining.unwrap_or(Self::BUSY_RETRY),
-                    MissedWhy::Overlap,
-                    actions,
-                );
+                if let (Delivery::AtLeastOnce { .. }, Some(running)) =
+                    (self.jobs[job].delivery, holders)
+                {
+                    // If it dies, its tick goes first, and no grace ends that.
+                    self.states[job].unfinished = Some(running.min(tick));
+                }
+                // Its tick is mine: another node runs it, which is no overlap.
+                let why =
+                    if holders == Some(tick) { WaitsFor::Run(owner) } else { WaitsFor::Overlap };
+                self.wait(job, now, tick, remaining.unwrap_or(Self::BUSY_RETRY), why, actions);
             }
             Answer::Behind { mark, unfinished } => {
                 let state = &mut self.states[job];
@@ -551,6 +625,7 @@ impl Plan {
                     state.unfinished = Some(mark);
                 } else {
                     state.cursor = mark.max(state.since);
+                    state.unfinished = None;
                 }
                 state.phase = Phase::Idle;
                 return self.look(job, now, actions);
@@ -562,16 +637,21 @@ impl Plan {
                 self.states[job].held_back = Some(later(now, wait));
                 self.states[job].phase = Phase::Waiting { tick };
                 // Nobody can wake us from this one, so a wake-up in between means nothing.
-                return self.wake_job_at(job, Some(later(now, wait)));
+                return self.wake_job_at(job, Some(later(now, wait.min(Self::LONGEST_WAIT))));
             }
-            Answer::Failed(error) if error.kind() == Kind::NotEnrolled => {
+            // Once at once; a store that goes on saying so is treated like one that fails.
+            Answer::Failed(error)
+                if error.kind() == Kind::NotEnrolled && self.states[job].failures == 0 =>
+            {
+                self.states[job].failures = 1;
                 self.states[job].forgot = true;
                 self.states[job].phase = Phase::Idle;
                 return self.look(job, now, actions);
             }
             Answer::Failed(error) => {
+                self.states[job].forgot |= error.kind() == Kind::NotEnrolled;
                 let retry = self.backoff(job, &error, actions);
-                self.wait(job, now, tick, retry, MissedWhy::Backend, actions);
+                self.wait(job, now, tick, retry, WaitsFor::Backend, actions);
             }
         }
         if woken {
@@ -586,17 +666,19 @@ impl Plan {
         now: Timestamp,
         tick: Mark,
         retry: Duration,
-        why: MissedWhy,
+        why: WaitsFor,
         actions: &mut Actions,
     ) {
         let state = &mut self.states[job];
         state.phase = Phase::Waiting { tick };
+        let watch = matches!(why, WaitsFor::Run(_) | WaitsFor::Overlap);
         state.waits_for = why;
-        if why == MissedWhy::Overlap && !std::mem::replace(&mut state.watching, true) {
+        if watch && !std::mem::replace(&mut state.watching, true) {
             actions.push((job, Action::Watch));
         }
         // A store's expiry has a grain of a millisecond.
-        self.wake_job_at(job, Some(later(now, retry + Duration::from_millis(1))));
+        let retry = retry.saturating_add(Duration::from_millis(1)).min(Self::LONGEST_WAIT);
+        self.wake_job_at(job, Some(later(now, retry)));
     }
 
     fn unwatch(&mut self, job: usize, actions: &mut Actions) {
@@ -672,8 +754,8 @@ impl Plan {
     fn run_ended(
         &mut self,
         job: usize,
-        now: Timestamp,
         started: Timestamp,
+        ended: Timestamp,
         complete: bool,
         actions: &mut Actions,
     ) {
@@ -693,7 +775,7 @@ impl Plan {
             && spec.trigger.next_after(tick.timestamp()).is_some_and(|next| next <= started);
         let overlapped = spec
             .trigger
-            .last_at_or_before(now)
+            .last_at_or_before(ended)
             .map(Mark::floor)
             .filter(|last| *last > tick && !wants_all && !unclaimed);
         match overlapped {

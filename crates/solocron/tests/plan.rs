@@ -123,6 +123,11 @@ fn stale(minute: i64, done: bool, living: bool) -> Answer {
     Answer::Stale { mark: mark(minute), done, living, remaining: None, owner: None }
 }
 
+/// A run of that minute's tick holds the key.
+fn busy(minute: i64, remaining: Option<Duration>) -> Answer {
+    Answer::Busy { tick: Some(mark(minute)), remaining, owner: Some(NodeId::named("other")) }
+}
+
 const AT_LEAST_ONCE: Delivery = Delivery::AtLeastOnce { max_attempts: 2 };
 
 #[test]
@@ -131,7 +136,10 @@ fn a_due_tick_is_claimed_run_and_released_and_the_next_one_follows_it() {
     assert_eq!(node.next_wake(), ms(1));
     assert_eq!(claimed(&node.wake(ms(1))).unwrap().tick, mark(1));
     assert_eq!(started(&node.won(ms(1) + 5, done(0))), Some((mark(1), vec![])));
-    let ended = node.on(ms(1) + 500, Input::RunEnded { started: at(ms(1) + 5), complete: true });
+    let ended = node.on(
+        ms(1) + 500,
+        Input::RunEnded { started: at(ms(1) + 5), ended: at(ms(1) + 500), complete: true },
+    );
     assert_eq!(released(&ended), Some(MarkAfter::Done));
     node.on(ms(1) + 501, Input::Released);
     assert_eq!(node.next_wake(), ms(2));
@@ -185,7 +193,7 @@ fn catching_up_all_claims_the_oldest_first_and_gives_up_what_is_too_old() {
     let claim = claimed(&actions).unwrap();
     assert_eq!((claim.tick, claim.after), (mark(2), None), "what is too old holds up nobody");
     node.won(now, done(0));
-    node.on(now, Input::RunEnded { started: at(now), complete: true });
+    node.on(now, Input::RunEnded { started: at(now), ended: at(now), complete: true });
     let next = claimed(&node.on(now, Input::Released)).unwrap();
     assert_eq!((next.tick, next.after), (mark(3), Some(mark(2))));
     // Another node was slower: the store says what goes first.
@@ -209,10 +217,10 @@ fn a_claimed_tick_is_watched_until_its_run_has_ended() {
 fn a_wake_up_during_an_attempt_is_not_lost() {
     let mut node = Node::new(Misfire::latest(), Delivery::AtMostOnce);
     node.wake(ms(1));
-    node.answer(ms(1), Answer::Busy { remaining: None });
+    node.answer(ms(1), busy(0, None));
     node.on(ms(1) + 1, Input::Woken);
     assert!(node.on(ms(1) + 2, Input::Woken).is_empty(), "an attempt is under way");
-    let again = node.answer(ms(1) + 3, Answer::Busy { remaining: None });
+    let again = node.answer(ms(1) + 3, busy(0, None));
     assert!(
         claimed(&again).is_some(),
         "what woke us may have come after the store answered: {again:?}"
@@ -223,8 +231,8 @@ fn a_wake_up_during_an_attempt_is_not_lost() {
 fn a_busy_key_is_tried_until_its_holder_dies_and_only_the_latest_tick_runs() {
     let mut node = Node::new(Misfire::latest(), Delivery::AtMostOnce);
     node.wake(ms(1));
-    node.answer(ms(1), Answer::Busy { remaining: Some(Duration::from_secs(40)) });
-    assert_eq!(node.next_wake(), ms(1) + 40_001, "when the lease ends");
+    node.answer(ms(1), busy(0, Some(Duration::from_secs(3))));
+    assert_eq!(node.next_wake(), ms(1) + 3_001, "when the lease ends");
     assert_eq!(claimed(&node.on(ms(2) + 5, Input::Woken)).unwrap().tick, mark(2));
     let dead =
         ClaimState { mark: mark(0), done: false, attempts: 1, owner: Some(NodeId::named("dead")) };
@@ -240,9 +248,14 @@ fn a_run_skips_the_ticks_that_fell_into_it() {
     let mut node = Node::new(Misfire::latest(), Delivery::AtMostOnce);
     node.wake(ms(1));
     node.won(ms(1), done(0));
-    let ended = node.on(ms(3) + 10, Input::RunEnded { started: at(ms(1)), complete: true });
+    let ended = node.on(
+        ms(3) + 10,
+        Input::RunEnded { started: at(ms(1)), ended: at(ms(3) + 10), complete: true },
+    );
     assert_eq!(released(&ended), Some(MarkAfter::DoneAndSkip(mark(3))));
-    node.on(ms(3) + 11, Input::Released);
+    // The store cuts that at its own clock, so it is asked what became of the latest.
+    assert_eq!(claimed(&node.on(ms(3) + 11, Input::Released)).unwrap().tick, mark(3));
+    node.answer(ms(3) + 12, stale(3, true, false));
     assert_eq!(node.next_wake(), ms(4));
 }
 
@@ -252,7 +265,10 @@ fn a_run_does_not_skip_a_tick_that_was_due_before_it_started() {
     let mut node = Node::new(patient, Delivery::AtMostOnce);
     node.wake(ms(2) - 1);
     node.won(ms(2) - 1, done(0));
-    let ended = node.on(ms(2) + 50, Input::RunEnded { started: at(ms(2) + 5), complete: true });
+    let ended = node.on(
+        ms(2) + 50,
+        Input::RunEnded { started: at(ms(2) + 5), ended: at(ms(2) + 50), complete: true },
+    );
     assert_eq!(released(&ended), Some(MarkAfter::Done));
     assert_eq!(claimed(&node.on(ms(2) + 51, Input::Released)).unwrap().tick, mark(2));
 }
@@ -265,7 +281,7 @@ fn an_unfinished_run_goes_first_and_knows_no_grace() {
     assert_eq!(claimed(&behind).unwrap().tick, mark(1));
     assert!(missed(&behind).is_empty());
     node.won(ms(9), ClaimState { done: false, ..done(1) });
-    node.on(ms(9), Input::RunEnded { started: at(ms(9)), complete: true });
+    node.on(ms(9), Input::RunEnded { started: at(ms(9)), ended: at(ms(9)), complete: true });
     assert_eq!(claimed(&node.on(ms(9), Input::Released)).unwrap().tick, mark(9));
 }
 
@@ -287,7 +303,10 @@ fn a_run_that_was_cut_short_leaves_its_tick_unfinished() {
     let mut node = Node::new(Misfire::latest(), AT_LEAST_ONCE);
     node.wake(ms(1));
     node.won(ms(1), done(0));
-    let ended = node.on(ms(1) + 10, Input::RunEnded { started: at(ms(1)), complete: false });
+    let ended = node.on(
+        ms(1) + 10,
+        Input::RunEnded { started: at(ms(1)), ended: at(ms(1) + 10), complete: false },
+    );
     assert_eq!(released(&ended), Some(MarkAfter::Unfinished));
     assert_eq!(claimed(&node.on(ms(1) + 11, Input::Released)).unwrap().tick, mark(1));
 }
@@ -297,8 +316,10 @@ fn a_fast_node_waits_for_the_stores_clock_and_does_not_count_that_as_late() {
     let mut node = Node::new(Misfire::latest(), Delivery::AtMostOnce);
     node.wake(ms(1));
     node.answer(ms(1), Answer::Early { store_now: at(ms(1) - 50_000) });
-    assert_eq!(node.next_wake(), ms(1) + 50_000, "longer than its grace");
-    assert_eq!(claimed(&node.wake(ms(1) + 50_000)).unwrap().tick, mark(1));
+    assert_eq!(node.next_wake(), ms(1) + 5_000, "the store's clock may be set meanwhile");
+    assert_eq!(claimed(&node.wake(ms(1) + 5_000)).unwrap().tick, mark(1));
+    node.answer(ms(1) + 5_000, Answer::Early { store_now: at(ms(1) - 45_000) });
+    assert_eq!(claimed(&node.wake(ms(1) + 50_000)).unwrap().tick, mark(1), "longer than its grace");
 }
 
 #[test]
@@ -354,4 +375,74 @@ fn a_schedule_that_began_just_now_has_missed_nothing() {
     let actions = node.on(ms(5) + 100, Input::Enrolled(Ok(enrolled)));
     assert!(claimed(&actions).is_none(), "{actions:?}");
     assert_eq!(node.next_wake(), ms(6));
+}
+
+#[test]
+fn a_long_run_elsewhere_is_no_miss() {
+    let yielded = |actions: &[Action]| {
+        actions.iter().any(|action| matches!(action, Action::Report(What::Yielded { .. })))
+    };
+    let mut node = Node::new(Misfire::latest(), Delivery::AtMostOnce);
+    node.wake(ms(1));
+    node.answer(ms(1), stale(1, false, true));
+    let mut now = ms(1);
+    while now < ms(1) + 30_000 {
+        now = node.next_wake();
+        let actions = node.wake(now);
+        if claimed(&actions).is_none() {
+            assert!(yielded(&actions) && missed(&actions).is_empty(), "{actions:?}");
+            return;
+        }
+        node.answer(now, stale(1, false, true));
+    }
+    let over = node.wake(ms(1) + 36_000);
+    assert!(yielded(&over) && missed(&over).is_empty(), "{over:?}");
+}
+
+#[test]
+fn an_at_least_once_run_is_waited_for_beyond_its_grace() {
+    let mut node = Node::new(Misfire::latest(), AT_LEAST_ONCE);
+    node.wake(ms(1));
+    node.answer(ms(1), busy(1, None));
+    assert_eq!(claimed(&node.wake(ms(7))).unwrap().tick, mark(1), "hours later, too");
+    let ended = node.answer(ms(7), stale(6, true, false));
+    assert_eq!(claimed(&ended).unwrap().tick, mark(7), "it ended, and skipped what it overlapped");
+}
+
+#[test]
+fn a_claim_of_before_a_node_started_may_still_be_undone() {
+    let mut node = Node::unenrolled(Misfire::latest(), Delivery::AtMostOnce);
+    assert_eq!(claimed(&node.enroll(ms(1) + 100, mark(1), false, 1)).unwrap().tick, mark(1));
+    let mut node = Node::unenrolled(Misfire::latest(), Delivery::AtMostOnce);
+    let late = node.enroll(ms(1) + 40_000, mark(1), false, 1);
+    assert!(
+        claimed(&late).is_none() && missed(&late).is_empty(),
+        "it was claimed, whatever became of it: {late:?}"
+    );
+}
+
+#[test]
+fn a_clock_that_was_ahead_settles_nothing_for_good() {
+    let mut node = Node::new(Misfire::latest(), Delivery::AtMostOnce);
+    let year = ms(60 * 24 * 365);
+    assert!(!missed(&node.wake(year + 40_000)).is_empty());
+    let back = decisions(node.plan.clock_stepped(at(ms(2))));
+    assert!(matches!(back[..], [Action::Enroll]), "the store knows what was claimed: {back:?}");
+    assert_eq!(claimed(&node.enroll(ms(2), mark(1), true, 1)).unwrap().tick, mark(2));
+}
+
+#[test]
+fn catching_up_after_a_month_takes_no_walk_through_it() {
+    let mut node = Node::new(Misfire::all(Duration::from_secs(150)), Delivery::AtMostOnce);
+    let actions = node.wake(ms(60 * 24 * 30) + 10_000);
+    assert_eq!(missed(&actions).len(), 101, "the last ones are named");
+    assert_eq!(claimed(&actions).unwrap().tick, mark(60 * 24 * 30 - 2));
+}
+
+#[test]
+fn a_behind_that_names_no_unfinished_run_ends_the_wait_for_one() {
+    let mut node = Node::unenrolled(Misfire::all(Duration::from_secs(600)), AT_LEAST_ONCE);
+    assert_eq!(claimed(&node.enroll(ms(5), mark(4), false, 1)).unwrap().tick, mark(4));
+    let actions = node.answer(ms(5), Answer::Behind { mark: mark(2), unfinished: false });
+    assert_eq!(claimed(&actions).unwrap().tick, mark(3), "the record was set back");
 }

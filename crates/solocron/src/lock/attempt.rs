@@ -6,12 +6,13 @@
 //!        │    └───► Stale, Busy, Behind, Early ──────────────► outcome (and revoke, if it was sent more than once)
 //!        │    └───► error, certainly without effect ─────────► error
 //!        └────────► no answer, or effect unknown
-//!                     │  the same nonce again, while it may help
+//!                     │  the same nonce again, alone, while it may help
 //!                     └─ then revoke, until acknowledged (the reaper) ──► error
 //!   future dropped anywhere above ── revoke what has no outcome yet (the reaper)
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::backend::{Claim, Grant, MarkAfter, Reply, Request};
 use super::driver::AnyLease;
@@ -22,7 +23,7 @@ use super::options::Timing;
 use super::rule::Rule;
 use super::validity::Term;
 use super::{LockKey, NodeId, Nonce};
-use crate::clock::within;
+use crate::clock::{all, within};
 use crate::error::{BackendError, Effect, Kind};
 
 /// A known outcome.
@@ -31,33 +32,39 @@ pub(crate) enum Outcome {
     Lost(Reply<AnyLease>),
 }
 
-/// Acquisitions without an outcome yet. Dropping them revokes them.
+/// Acquisitions that were sent and have no outcome yet. Dropping them revokes them.
 struct Unanswered<'a> {
     keep: &'a Arc<Keep>,
     timing: Timing,
-    /// Where the answer belongs, and what was asked. Only what was sent is here.
-    requests: Vec<(usize, Request)>,
+    requests: Vec<Request>,
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        for (_, Request { key, nonce, .. }) in self.requests.drain(..) {
+        for Request { key, nonce, .. } in self.requests.drain(..) {
             self.keep.leave(Chore::Revoke { key, nonce, timing: self.timing });
         }
     }
 }
 
-/// Attempts each of `wanted` once. Answers in their order.
+/// The same nonce is sent this often before it is given up.
+const SENDS: u32 = 3;
+
+/// Attempts each of `wanted` once; all in one call where the store can. `answer` gets each outcome, with its place in `wanted`, as
+/// soon as it is known: one that is stuck holds up no other.
 pub(crate) async fn attempt(
     keep: &Arc<Keep>,
     node: &NodeId,
     timing: Timing,
-    longest_ttl: std::time::Duration,
+    longest_ttl: Duration,
     wanted: Vec<(LockKey, Option<Claim>)>,
-) -> Vec<Result<Outcome, BackendError>> {
-    /// The same nonce is sent this often before it is given up.
-    const SENDS: u32 = 3;
-
+    mut answer: impl FnMut(usize, Result<Outcome, BackendError>),
+) {
+    let limit = timing.request_timeout;
+    for (key, _) in &wanted {
+        // What is still being revoked must be gone before a fresh nonce is sent; for no longer than a request may take.
+        within(&*keep.clock, limit, keep.revoked(key)).await;
+    }
     let first_sent = keep.clock.lease_now();
     let requests = wanted.into_iter().map(|(key, claim)| {
         let mut request = Request::new(key, Nonce::random(), node.clone(), timing.ttl, first_sent);
@@ -65,65 +72,77 @@ pub(crate) async fn attempt(
         request.claim = claim;
         request
     });
-    let mut unanswered = Unanswered { keep, timing, requests: requests.enumerate().collect() };
-    let mut answers: Vec<Option<Result<Outcome, BackendError>>> =
-        unanswered.requests.iter().map(|_| None).collect();
-    let patience = first_sent + timing.ttl.min(timing.request_timeout * SENDS);
-    for send in 1.. {
-        let requests: Vec<_> =
-            unanswered.requests.iter().map(|(_, request)| request.clone()).collect();
-        let limit = timing.request_timeout;
-        let replies = within(&*keep.clock, limit, keep.driver.try_acquire(&requests))
-            .await
-            .unwrap_or_default();
-        let mut replies = replies.into_iter();
-        let last = send == SENDS || keep.clock.lease_now() >= patience;
-        let mut unknown = Vec::new();
-        for (at, mut request) in std::mem::take(&mut unanswered.requests) {
-            let reply = replies.next().unwrap_or_else(|| Err(BackendError::timeout(limit)));
-            answers[at] = Some(match reply {
-                Ok(Reply::Won(grant)) => won(keep, timing, &request, grant, send > 1),
-                Ok(reply) => {
-                    // An earlier copy may still be on its way, and must not win what nobody waits for any more.
-                    if send > 1 && Rule::SameNonce.holds() {
-                        let (key, nonce) = (request.key, request.nonce);
-                        keep.leave(Chore::Revoke { key, nonce, timing });
-                    }
-                    Ok(Outcome::Lost(reply))
-                }
-                Err(error) if error.effect() == Effect::Unknown && !last => {
-                    if !Rule::SameNonce.holds() {
-                        request.nonce = Nonce::random();
-                    }
-                    unknown.push((at, request));
-                    continue;
-                }
-                Err(error) => {
-                    // Refused: an earlier copy was given back, so there is nothing left to revoke.
-                    if (error.effect() == Effect::Unknown || send > 1)
-                        && error.kind() != Kind::Refused
-                        && Rule::SameNonce.holds()
-                    {
-                        keep.leave(Chore::Revoke {
-                            key: request.key,
-                            nonce: request.nonce,
-                            timing,
-                        });
-                    }
-                    Err(error)
-                }
-            });
+    let mut sent = Unanswered { keep, timing, requests: requests.collect() };
+    let replies = within(&*keep.clock, limit, keep.driver.try_acquire(&sent.requests)).await;
+    let mut replies = replies.unwrap_or_default().into_iter();
+    let mut unknown = Vec::new();
+    for (at, request) in std::mem::take(&mut sent.requests).into_iter().enumerate() {
+        let reply = replies.next().unwrap_or_else(|| Err(BackendError::timeout(limit)));
+        match settle(keep, timing, &request, reply, false) {
+            Some(outcome) => answer(at, outcome),
+            None => unknown.push((at, Unanswered { keep, timing, requests: vec![request] })),
         }
-        if unknown.is_empty() {
+    }
+    let insisting = unknown.into_iter().map(|(at, sent)| async move { (at, insist(sent).await) });
+    all(insisting, |(at, outcome)| answer(at, outcome)).await;
+}
+
+/// Sends one request of unknown outcome again, with the same nonce, while it may help.
+async fn insist(mut sent: Unanswered<'_>) -> Result<Outcome, BackendError> {
+    let (keep, timing) = (sent.keep, sent.timing);
+    let limit = timing.request_timeout;
+    let patience = sent.requests[0].first_sent + timing.ttl.min(limit * SENDS);
+    for _ in 1..SENDS {
+        keep.clock.sleep(limit / 10).await;
+        if keep.clock.lease_now() >= patience {
             break;
         }
-        unanswered.requests = unknown;
-        keep.clock.sleep(limit / 10).await;
+        if !Rule::SameNonce.holds() {
+            sent.requests[0].nonce = Nonce::random();
+        }
+        let replies = within(&*keep.clock, limit, keep.driver.try_acquire(&sent.requests)).await;
+        let reply = replies.and_then(|mut replies| replies.pop());
+        let reply = reply.unwrap_or_else(|| Err(BackendError::timeout(limit)));
+        if let Some(outcome) = settle(keep, timing, &sent.requests[0], reply, true) {
+            sent.requests.clear();
+            return outcome;
+        }
     }
-    answers
-        .into_iter()
-        .map(|answer| answer.expect("the loop ends when every request has its answer"))
-        .collect()
+    if !Rule::SameNonce.holds() {
+        sent.requests.clear();
+    }
+    Err(BackendError::timeout(limit)) // and revoked, by dropping it
+}
+
+/// What a reply means. `None`: nothing is known.
+fn settle(
+    keep: &Arc<Keep>,
+    timing: Timing,
+    request: &Request,
+    reply: Result<Reply<AnyLease>, BackendError>,
+    resent: bool,
+) -> Option<Result<Outcome, BackendError>> {
+    let outcome = match reply {
+        Ok(Reply::Won(grant)) => return Some(won(keep, timing, request, grant, resent)),
+        // Perhaps the grant of an earlier copy, whose lease is over already: mine, and never run.
+        Ok(Reply::Stale { mark, done: false, owner })
+            if resent
+                && request.claim.is_some_and(|claim| claim.tick == mark)
+                && owner.as_ref().is_none_or(|owner| !owner.living) =>
+        {
+            Err(BackendError::timeout(timing.request_timeout))
+        }
+        Ok(reply) => Ok(Outcome::Lost(reply)),
+        Err(error) if error.effect() == Effect::Unknown => return None,
+        Err(error) => Err(error),
+    };
+    // An earlier copy may still be on its way, and must not win what nobody waits for any more. A refused one has been given back.
+    let refused = outcome.as_ref().is_err_and(|error| error.kind() == Kind::Refused);
+    if resent && !refused && Rule::SameNonce.holds() {
+        let (key, nonce) = (request.key.clone(), request.nonce);
+        keep.leave(Chore::Revoke { key, nonce, timing });
+    }
+    Some(outcome)
 }
 
 /// A grant, unless it came too late to be of use.

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::future::pending;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,8 +12,9 @@ use super::backend::{
     Reply, Request, Watch,
 };
 use super::{Capabilities, LockKey, Nonce};
+use crate::caught::caught;
 use crate::clock::LeaseInstant;
-use crate::error::BackendError;
+use crate::error::{BackendError, Kind};
 
 /// A lease whose type only its driver knows.
 pub(crate) type AnyLease = Arc<dyn Any + Send + Sync>;
@@ -55,6 +57,32 @@ fn lease<B: LockBackend>(lease: &AnyLease) -> &B::Lease {
     lease.downcast_ref().expect("a driver is only given the leases that it granted")
 }
 
+/// A panic in a backend is an answer like any other that says nothing: nobody knows what was carried out.
+async fn safe<T>(call: impl Future<Output = T>) -> Result<T, BackendError> {
+    caught(call).await.map_err(|panic| {
+        BackendError::new(Kind::Unavailable, format!("the backend panicked: {panic}"))
+            .effect_unknown()
+    })
+}
+
+/// [`safe`], for a call that answers once for each of `count`; answers that are missing are errors too.
+async fn safe_each<T>(
+    count: usize,
+    call: impl Future<Output = Vec<Result<T, BackendError>>>,
+) -> Vec<Result<T, BackendError>> {
+    let (mut answers, error) = match safe(call).await {
+        Ok(answers) => {
+            (answers, BackendError::new(Kind::Unavailable, "the backend left out an answer"))
+        }
+        Err(error) => (Vec::new(), error),
+    };
+    answers.truncate(count);
+    while answers.len() < count {
+        answers.push(Err(error.clone().effect_unknown()));
+    }
+    answers
+}
+
 #[async_trait]
 impl<B: LockBackend> Driver for Erased<B> {
     fn capabilities(&self) -> Capabilities {
@@ -62,7 +90,7 @@ impl<B: LockBackend> Driver for Erased<B> {
     }
 
     async fn enroll(&self, jobs: &[Enrolment]) -> Vec<Result<Enrolled, BackendError>> {
-        self.0.enroll(jobs).await
+        safe_each(jobs.len(), self.0.enroll(jobs)).await
     }
 
     async fn try_acquire(
@@ -76,7 +104,8 @@ impl<B: LockBackend> Driver for Erased<B> {
             Reply::Behind { mark, unfinished } => Reply::Behind { mark, unfinished },
             Reply::Early { store_now } => Reply::Early { store_now },
         };
-        self.0.try_acquire(requests).await.into_iter().map(|reply| reply.map(erase)).collect()
+        let replies = safe_each(requests.len(), self.0.try_acquire(requests)).await;
+        replies.into_iter().map(|reply| reply.map(erase)).collect()
     }
 
     async fn renew(
@@ -85,11 +114,11 @@ impl<B: LockBackend> Driver for Erased<B> {
         sent: LeaseInstant,
     ) -> Vec<Result<Renewal, BackendError>> {
         let leases: Vec<_> = leases.iter().map(lease::<B>).collect();
-        self.0.renew(&leases, sent).await
+        safe_each(leases.len(), self.0.renew(&leases, sent)).await
     }
 
     async fn release(&self, any: &AnyLease, mark: MarkAfter) -> Result<Released, BackendError> {
-        self.0.release(lease::<B>(any), mark).await
+        safe(self.0.release(lease::<B>(any), mark)).await?
     }
 
     async fn revoke(
@@ -98,23 +127,30 @@ impl<B: LockBackend> Driver for Erased<B> {
         nonce: Nonce,
         mark: MarkAfter,
     ) -> Result<Released, BackendError> {
-        self.0.revoke(key, nonce, mark).await
+        safe(self.0.revoke(key, nonce, mark)).await?
     }
 
     async fn lost(&self, any: &AnyLease) -> Lost {
-        self.0.lost(lease::<B>(any)).await
+        match safe(self.0.lost(lease::<B>(any))).await {
+            Ok(why) => why,
+            Err(error) => {
+                // Renewals find a loss all the same.
+                tracing::error!(%error, "no more pushed news of a loss");
+                pending().await
+            }
+        }
     }
 
     async fn watch(&self, key: &LockKey) -> Result<Option<Box<dyn Watch>>, BackendError> {
-        self.0.watch(key).await
+        safe(self.0.watch(key)).await?
     }
 
     async fn epoch(&self) -> Result<Epoch, BackendError> {
-        self.0.epoch().await
+        safe(self.0.epoch()).await?
     }
 
     async fn holders(&self, prefix: &str) -> Result<Option<Vec<Holder>>, BackendError> {
-        self.0.holders(prefix).await
+        safe(self.0.holders(prefix)).await?
     }
 
     async fn set_note(
@@ -123,6 +159,6 @@ impl<B: LockBackend> Driver for Erased<B> {
         expected: u64,
         body: &[u8],
     ) -> Result<Note, BackendError> {
-        self.0.set_note(key, expected, body).await
+        safe(self.0.set_note(key, expected, body)).await?
     }
 }

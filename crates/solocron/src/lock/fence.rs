@@ -35,7 +35,7 @@ impl Fence {
     /// back to 1 when a store loses its data; the clock does not.
     #[must_use]
     pub fn next(self, store_now: Timestamp) -> Self {
-        Self((self.0 + 1).max(u64::try_from(store_now.as_microsecond()).unwrap_or(0)))
+        Self(self.0.saturating_add(1).max(u64::try_from(store_now.as_microsecond()).unwrap_or(0)))
     }
 }
 

@@ -70,12 +70,17 @@ impl LockGuard {
             .map_err(|why| Error::Lost { key: self.held.key.clone(), why })
     }
 
-    /// Returns once the lock is lost: before another node can hold it, by a tenth of the ttl. Pending for ever where it is not.
+    /// Returns once the lock is lost; pending for as long as it is not. Where leases expire it returns a tenth of the ttl before
+    /// another node can hold the lock; where the lock was taken away (freed by an operator, its file replaced, forgotten by the
+    /// store) it can only say so afterwards.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future changes nothing.
     pub async fn lost(&self) -> Lost {
+        if self.held.forked() {
+            return Lost::Forked;
+        }
         self.held.over.cancelled().await;
         self.held.why_lost().unwrap_or(Lost::Expired)
     }
@@ -171,9 +176,18 @@ impl LockGuard {
         }
     }
 
-    /// How long before its deadline the loss of this lease is announced.
-    pub(crate) fn notice(&self) -> std::time::Duration {
-        self.timing.notice
+    /// A way to check the lease for those who do not hold its guard.
+    pub(crate) fn check_from_afar(&self) -> LeaseCheck {
+        LeaseCheck { held: Arc::clone(&self.held), keep: Arc::clone(&self.keep) }
+    }
+
+    /// How long after `why` was announced the lock may still be relied on: nothing, but where a lease runs out on time.
+    pub(crate) fn notice(&self, why: Lost) -> std::time::Duration {
+        match why {
+            Lost::Expired => self.held.deadline().saturating_since(self.keep.clock.lease_now()),
+            Lost::MaxRuntime => self.timing.notice,
+            _ => std::time::Duration::ZERO,
+        }
     }
 
     /// What happens to the claimed tick if the guard is dropped.
@@ -191,6 +205,23 @@ impl Drop for LockGuard {
         self.held.given_back.cancel();
         let held = Arc::clone(&self.held);
         self.keep.leave(Chore::GiveBack { held, after: self.after, timing: self.timing });
+    }
+}
+
+/// [`LockGuard::check`], without the guard.
+#[derive(Debug)]
+pub(crate) struct LeaseCheck {
+    held: Arc<Held>,
+    keep: Arc<Keep>,
+}
+
+impl LeaseCheck {
+    pub(crate) fn check(&self) -> Result<Fence, Lost> {
+        self.held.check(self.keep.clock.lease_now())
+    }
+
+    pub(crate) fn lease_now(&self) -> crate::clock::LeaseInstant {
+        self.keep.clock.lease_now()
     }
 }
 

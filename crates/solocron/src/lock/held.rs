@@ -83,6 +83,10 @@ impl Held {
         self.why_lost().map_or(Ok(self.fence), Err)
     }
 
+    pub(crate) fn deadline(&self) -> LeaseInstant {
+        LeaseInstant::from_nanos(self.deadline.load(Ordering::Acquire))
+    }
+
     /// Whether this is a forked child of the process that won the lease.
     pub(crate) fn forked(&self) -> bool {
         std::process::id() != self.pid

@@ -39,15 +39,20 @@ pub(crate) struct Keep {
     tells_loss: bool,
     state: Mutex<State>,
     wake: Notify,
-    settled: Notify,
+    /// A chore is done.
+    chore_done: Notify,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     leases: HashMap<u64, Kept>,
     chores: Vec<Chore>,
     /// Chores that are queued or under way.
     unsettled: usize,
+    /// How many of them revoke an acquisition of a key.
+    revoking: HashMap<LockKey, usize>,
+    /// The process whose leases these are.
+    pid: u32,
     next_id: u64,
     running: bool,
     /// When the loop will look again by itself.
@@ -62,14 +67,27 @@ struct Kept {
     /// When renewal ends, by `max_runtime`.
     ends_at: LeaseInstant,
     renewing: bool,
+    /// A renewal of many got no answer: renewed alone until one does, so that one stuck key loses no other.
+    alone: bool,
 }
 
 impl Kept {
+    /// How often it is renewed, or verified.
+    fn period(&self) -> Duration {
+        match self.term.deadline {
+            LeaseInstant::NEVER => self.timing.verify_every,
+            _ => self.timing.renew_every,
+        }
+    }
+
     fn next_look(&self) -> LeaseInstant {
         let renew_at = if self.renewing { LeaseInstant::NEVER } else { self.term.renew_at };
         renew_at.min(self.term.warn_at).min(self.ends_at)
     }
 }
+
+/// Leases that are renewed with one call.
+type Due = Vec<(u64, Arc<Held>, Timing)>;
 
 /// Something to give back.
 #[derive(Debug)]
@@ -83,14 +101,7 @@ pub(crate) enum Chore {
 impl Keep {
     pub(crate) fn new(driver: Arc<dyn Driver>, clock: Arc<dyn Clock>, keeper: Keeper) -> Self {
         let tells_loss = driver.capabilities().tells_loss;
-        let state = State {
-            leases: HashMap::new(),
-            chores: Vec::new(),
-            unsettled: 0,
-            next_id: 0,
-            running: false,
-            looks_at: LeaseInstant::NEVER,
-        };
+        let state = State { pid: std::process::id(), ..State::default() };
         Self {
             driver,
             clock,
@@ -98,20 +109,27 @@ impl Keep {
             tells_loss,
             state: Mutex::new(state),
             wake: Notify::new(),
-            settled: Notify::new(),
+            chore_done: Notify::new(),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics halfway through a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = std::process::id();
+        if state.pid != pid {
+            // A forked child: its parent goes on keeping what it held, and the thread that did so is not in here.
+            *state = State { next_id: state.next_id, pid, ..State::default() };
+        }
+        state
     }
 
     /// Keeps a lease until [`let_go`](Self::let_go). Answers with its number.
     pub(crate) fn keep(self: &Arc<Self>, held: &Arc<Held>, timing: Timing, term: Term) -> u64 {
         let now = self.clock.lease_now();
         let ends_at = timing.max_runtime.map_or(LeaseInstant::NEVER, |limit| now + limit);
-        let kept = Kept { held: Arc::clone(held), timing, term, ends_at, renewing: false };
+        let kept =
+            Kept { held: Arc::clone(held), timing, term, ends_at, renewing: false, alone: false };
         let mut state = self.state();
         let id = state.next_id;
         state.next_id += 1;
@@ -142,6 +160,9 @@ impl Keep {
     /// Leaves something for the reaper.
     pub(crate) fn leave(self: &Arc<Self>, chore: Chore) {
         let mut state = self.state();
+        if let Chore::Revoke { key, .. } = &chore {
+            *state.revoking.entry(key.clone()).or_default() += 1;
+        }
         state.chores.push(chore);
         state.unsettled += 1;
         self.rouse(state, true);
@@ -149,15 +170,23 @@ impl Keep {
 
     /// Returns when the reaper has nothing left to give back.
     pub(crate) async fn settled(&self) {
+        self.until(|state| state.unsettled == 0).await;
+    }
+
+    /// Returns when no acquisition of `key` is being revoked. A fresh nonce that is sent earlier could meet the old one.
+    pub(crate) async fn revoked(&self, key: &LockKey) {
+        self.until(|state| !state.revoking.contains_key(key)).await;
+    }
+
+    async fn until(&self, done: impl Fn(&State) -> bool) {
         loop {
-            let settled = self.settled.notified();
-            let mut settled = std::pin::pin!(settled);
+            let mut chore_done = std::pin::pin!(self.chore_done.notified());
             // Listen first, look then: the last chore may end in between.
-            settled.as_mut().enable();
-            if self.state().unsettled == 0 {
+            chore_done.as_mut().enable();
+            if done(&self.state()) {
                 return;
             }
-            settled.await;
+            chore_done.await;
         }
     }
 
@@ -197,8 +226,8 @@ impl Keep {
                 state.looks_at = next.min(now + LINGER);
                 (renewals, chores, state.looks_at)
             };
-            if !renewals.is_empty() {
-                self.keeper.spawn(Arc::clone(&self).renew(renewals));
+            for together in renewals {
+                self.keeper.spawn(Arc::clone(&self).renew(together));
             }
             for chore in chores {
                 self.keeper.spawn(Arc::clone(&self).tidy(chore));
@@ -211,19 +240,19 @@ impl Keep {
     }
 
     /// Renews many leases with one call.
-    async fn renew(self: Arc<Self>, due: Vec<(u64, Arc<Held>, Timing)>) {
+    async fn renew(self: Arc<Self>, due: Due) {
         let leases: Vec<_> = due.iter().map(|(_, held, _)| Arc::clone(&held.lease)).collect();
         let limit =
             due.iter().map(|(_, _, timing)| timing.request_timeout).min().unwrap_or_default();
         let sent = self.clock.lease_now();
         let answers = within(&*self.clock, limit, self.driver.renew(&leases, sent)).await;
-        let now = self.clock.lease_now();
+        let (now, stuck) = (self.clock.lease_now(), answers.is_none());
         let mut answers = answers.unwrap_or_default().into_iter();
         let mut state = self.state();
         for (id, held, timing) in due {
             let answer = answers.next().unwrap_or_else(|| Err(BackendError::timeout(limit)));
             let Some(kept) = state.leases.get_mut(&id) else { continue };
-            kept.renewing = false;
+            (kept.renewing, kept.alone) = (false, stuck);
             match answer {
                 Ok(Renewal::Extended(validity)) => {
                     kept.term = Term::of(validity, &timing, sent);
@@ -236,8 +265,9 @@ impl Keep {
                 Err(error) => {
                     tracing::debug!(key = %held.key, %error, "a renewal failed; trying again until the deadline");
                     let bound = kept.term.deadline == LeaseInstant::NEVER;
-                    kept.term.renew_at =
-                        now + if bound { timing.verify_every } else { timing.ttl / 20 };
+                    let again = if bound { timing.verify_every } else { timing.ttl / 20 };
+                    // Stuck together with others: at once, and alone.
+                    kept.term.renew_at = if stuck && leases.len() > 1 { now } else { now + again };
                 }
             }
         }
@@ -274,10 +304,17 @@ impl Keep {
             pause = (pause * 2).min(Duration::from_secs(5));
         }
         let mut state = self.state();
-        state.unsettled -= 1;
-        if state.unsettled == 0 {
-            self.settled.notify_waiters();
+        state.unsettled = state.unsettled.saturating_sub(1);
+        if let Chore::Revoke { key, .. } = &chore
+            && let Some(count) = state.revoking.get_mut(key)
+        {
+            *count -= 1;
+            if *count == 0 {
+                state.revoking.remove(key);
+            }
         }
+        drop(state);
+        self.chore_done.notify_waiters();
     }
 
     /// One attempt at giving a lease back.
@@ -288,7 +325,7 @@ impl Keep {
         timing: &Timing,
     ) -> Result<Released, BackendError> {
         let limit = timing.request_timeout;
-        let answer = if after == MarkAfter::Undo || held.resent {
+        let answer = if held.resent {
             // A late copy of the request must not win what was just given back.
             within(&*self.clock, limit, self.driver.revoke(&held.key, held.nonce, after)).await
         } else {
@@ -304,10 +341,10 @@ impl Keep {
 }
 
 impl State {
-    /// Declares what is over, collects what is to be renewed, says when to look again.
-    fn look(&mut self, now: LeaseInstant) -> (Vec<(u64, Arc<Held>, Timing)>, LeaseInstant) {
-        let mut due = Vec::new();
-        let mut next = LeaseInstant::NEVER;
+    /// Declares what is over, collects what is to be renewed, in one call each, and says when to look again.
+    fn look(&mut self, now: LeaseInstant) -> (Vec<Due>, LeaseInstant) {
+        let (mut together, mut alone) = (Due::new(), Vec::new());
+        let mut any_due = false;
         self.leases.retain(|id, kept| {
             let over = if now >= kept.term.warn_at {
                 Some(Lost::Expired)
@@ -321,29 +358,27 @@ impl State {
                 return false;
             }
             // Leases that come due a little later ride along: one call renews many.
-            let period = if kept.term.deadline == LeaseInstant::NEVER {
-                kept.timing.verify_every
-            } else {
-                kept.timing.renew_every
-            };
-            if !kept.renewing && kept.term.renew_at <= now + period / 4 {
-                due.push((*id, Arc::clone(&kept.held), kept.timing));
+            if !kept.renewing && kept.term.renew_at <= now + kept.period() / 4 {
+                let due = (*id, Arc::clone(&kept.held), kept.timing);
+                if !kept.alone {
+                    any_due |= kept.term.renew_at <= now;
+                    together.push(due);
+                } else if kept.term.renew_at <= now {
+                    alone.push(vec![due]);
+                }
             }
-            next = next.min(kept.next_look());
             true
         });
-        // Only when one of them really is due.
-        if !due.iter().any(|(id, ..)| self.leases[id].term.renew_at <= now) {
-            due.clear();
+        let mut calls = alone;
+        if any_due {
+            calls.push(together);
         }
-        for (id, ..) in &due {
+        for (id, ..) in calls.iter().flatten() {
             if let Some(kept) = self.leases.get_mut(id) {
                 kept.renewing = true;
             }
         }
-        if !due.is_empty() {
-            next = self.leases.values().map(Kept::next_look).min().unwrap_or(LeaseInstant::NEVER);
-        }
-        (due, next)
+        let next = self.leases.values().map(Kept::next_look).min().unwrap_or(LeaseInstant::NEVER);
+        (calls, next)
     }
 }

@@ -1,9 +1,7 @@
 //! What a user holds: all locks of one backend.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::Poll;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,7 +16,7 @@ use super::keep::Keep;
 use super::keeper::Keeper;
 use super::options::{LockOptions, Timing};
 use super::{Capabilities, LockKey, Mark, NodeId};
-use crate::clock::{Clock, SystemClock, within};
+use crate::clock::{Clock, LeaseInstant, SystemClock, within};
 use crate::error::{BackendError, Error, Invalid, Kind, Result};
 
 /// All locks of one backend, seen from one node. Clones are the same node.
@@ -99,6 +97,17 @@ pub enum ClaimReply {
 }
 
 impl ClaimReply {
+    fn of(outcome: Outcome, tick: Mark) -> Self {
+        match outcome {
+            Outcome::Won(guard, told) => Self::Won(Box::new(ClaimGuard::new(guard, tick, told))),
+            Outcome::Lost(Reply::Stale { mark, done, owner }) => Self::Stale { mark, done, owner },
+            Outcome::Lost(Reply::Busy { holder }) => Self::Busy(holder),
+            Outcome::Lost(Reply::Behind { mark, unfinished }) => Self::Behind { mark, unfinished },
+            Outcome::Lost(Reply::Early { store_now }) => Self::Early { store_now },
+            Outcome::Lost(Reply::Won(_)) => unreachable!("a won reply became a guard"),
+        }
+    }
+
     /// The claimed tick, if it was won.
     #[must_use]
     pub fn won(self) -> Option<ClaimGuard> {
@@ -264,8 +273,9 @@ impl Locks {
     }
 
     async fn try_key(&self, key: LockKey) -> Result<TryLock> {
-        let mut outcomes = self.attempt(vec![(key.clone(), None)]).await;
-        match outcomes.pop().expect("one request, one answer") {
+        let mut outcome = None;
+        self.attempt(vec![(key.clone(), None)], |_, known| outcome = Some(known)).await;
+        match outcome.expect("one request, one answer") {
             Ok(Outcome::Won(mut guard, _)) => {
                 guard.on_drop(MarkAfter::Done);
                 Ok(TryLock::Won(guard))
@@ -281,8 +291,8 @@ impl Locks {
         }
     }
 
-    /// Takes the lock, waiting for it for up to `timeout`. Waiters of one process queue in order and only the first of them goes
-    /// to the store; where the backend can push, nobody polls.
+    /// Takes the lock, waiting for it for up to `timeout`. Waiters on one [`Locks`] and its clones queue in order and only
+    /// the first of them goes to the store; where the backend can push, nobody polls.
     ///
     /// # Errors
     ///
@@ -298,18 +308,21 @@ impl Locks {
     {
         let key = key.try_into()?;
         let mut holder = None;
-        let waiting = self.wait_for(&key, &mut holder);
+        let deadline = self.clock().lease_now() + timeout;
+        let waiting = self.wait_for(&key, deadline, &mut holder);
         match within(&**self.clock(), timeout, waiting).await {
-            Some(outcome) => outcome,
-            None => Err(Error::TimedOut { key, waited: timeout, holder }),
+            Some(Some(outcome)) => outcome,
+            Some(None) | None => Err(Error::TimedOut { key, waited: timeout, holder }),
         }
     }
 
+    /// `None`: the deadline has passed.
     async fn wait_for(
         &self,
         key: &LockKey,
+        deadline: LeaseInstant,
         last_holder: &mut Option<Box<Holder>>,
-    ) -> Result<LockGuard> {
+    ) -> Option<Result<LockGuard>> {
         /// A pushed wake-up can be lost with its connection, so no wait is endless.
         const CAP: Duration = Duration::from_secs(5);
         const POLL: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(250)];
@@ -320,7 +333,7 @@ impl Locks {
         let mut poll = POLL[0];
         loop {
             let wait = match self.try_key(key.clone()).await {
-                Ok(TryLock::Won(guard)) => return Ok(guard),
+                Ok(TryLock::Won(guard)) => return Some(Ok(guard)),
                 Ok(TryLock::Busy(holder)) => {
                     let lease_ends = holder
                         .as_ref()
@@ -330,10 +343,14 @@ impl Locks {
                     lease_ends.unwrap_or(CAP).min(CAP)
                 }
                 Err(Error::Backend { source, .. }) if source.kind().is_transient() => {
-                    source.retry_after().unwrap_or(poll).min(CAP)
+                    poll = (poll * 2).min(POLL[1]);
+                    source.retry_after().unwrap_or(poll).clamp(POLL[0], CAP)
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Some(Err(error)),
             };
+            if self.clock().lease_now() >= deadline {
+                return None;
+            }
             let Some(watching) = &mut watch else {
                 // Watch first, then try again, then wait: a release in between must not be missed.
                 watch = self.watch(key).await;
@@ -421,8 +438,9 @@ impl Locks {
         Error: From<K::Error>,
     {
         let key = key.try_into()?;
-        let reply =
-            self.claim_each(vec![(key.clone(), claim)]).await.pop().expect("one claim, one answer");
+        let mut reply = None;
+        self.claim_each(vec![(key.clone(), claim)], |_, known| reply = Some(known)).await;
+        let reply = reply.expect("one claim, one answer");
         let mut reply = reply.map_err(|source| self.failed("claim a tick of", &key, source))?;
         if let ClaimReply::Won(claimed) = &mut reply {
             // The caller has it now and may have acted on it: from here on, only an explicit undo takes the tick back.
@@ -431,41 +449,27 @@ impl Locks {
         Ok(reply)
     }
 
-    /// Claims many ticks in one round trip where the store can. A claimed tick whose guard is dropped is undone.
+    /// Claims many ticks in one round trip where the store can; `answer` gets each reply as soon as it is known. A claimed tick
+    /// whose guard is dropped is undone.
     pub(crate) async fn claim_each(
         &self,
         claims: Vec<(LockKey, Claim)>,
-    ) -> Vec<Result<ClaimReply, BackendError>> {
+        mut answer: impl FnMut(usize, Result<ClaimReply, BackendError>),
+    ) {
         let ticks: Vec<_> = claims.iter().map(|(_, claim)| claim.tick).collect();
-        let outcomes =
-            self.attempt(claims.into_iter().map(|(key, claim)| (key, Some(claim))).collect()).await;
-        outcomes
-            .into_iter()
-            .zip(ticks)
-            .map(|(outcome, tick)| {
-                Ok(match outcome? {
-                    Outcome::Won(guard, told) => {
-                        ClaimReply::Won(Box::new(ClaimGuard::new(guard, tick, told)))
-                    }
-                    Outcome::Lost(Reply::Stale { mark, done, owner }) => {
-                        ClaimReply::Stale { mark, done, owner }
-                    }
-                    Outcome::Lost(Reply::Busy { holder }) => ClaimReply::Busy(holder),
-                    Outcome::Lost(Reply::Behind { mark, unfinished }) => {
-                        ClaimReply::Behind { mark, unfinished }
-                    }
-                    Outcome::Lost(Reply::Early { store_now }) => ClaimReply::Early { store_now },
-                    Outcome::Lost(Reply::Won(_)) => unreachable!("a won reply became a guard"),
-                })
-            })
-            .collect()
+        let wanted = claims.into_iter().map(|(key, claim)| (key, Some(claim))).collect();
+        let answer = |at: usize, outcome: Result<_, _>| {
+            answer(at, outcome.map(|outcome| ClaimReply::of(outcome, ticks[at])));
+        };
+        self.attempt(wanted, answer).await;
     }
 
     async fn attempt(
         &self,
         wanted: Vec<(LockKey, Option<Claim>)>,
-    ) -> Vec<Result<Outcome, BackendError>> {
-        attempt(&self.keep, &self.node, self.timing, self.longest_ttl, wanted).await
+        answer: impl FnMut(usize, Result<Outcome, BackendError>),
+    ) {
+        attempt(&self.keep, &self.node, self.timing, self.longest_ttl, wanted, answer).await;
     }
 
     /// Pushed news about a key, where the backend has any.
@@ -475,11 +479,7 @@ impl Locks {
             .await
             .and_then(Result::ok)
             .flatten();
-        watch.map(|watch| PacedWatch {
-            watch,
-            clock: Arc::clone(self.clock()),
-            pause: PacedWatch::SHORTEST,
-        })
+        watch.map(|watch| PacedWatch { watch, clock: Arc::clone(self.clock()), hasty: 0 })
     }
 
     pub(crate) async fn epoch(&self) -> Result<Epoch, BackendError> {
@@ -563,25 +563,29 @@ impl Locks {
 pub(crate) struct PacedWatch {
     watch: Box<dyn Watch>,
     clock: Arc<dyn Clock>,
-    pause: Duration,
+    /// How often in a row it fired after hardly any time.
+    hasty: u32,
 }
 
 impl PacedWatch {
-    const SHORTEST: Duration = Duration::from_millis(1);
+    /// What fires later than this after the last time is passed on at once.
+    const HASTE: Duration = Duration::from_millis(10);
+    /// This many hasty ones in a row are passed on at once, too: a lock may change hands quickly.
+    const FREE: u32 = 16;
     const LONGEST: Duration = Duration::from_millis(100);
 
-    /// [`Watch::changed`]. One that had to be waited for is passed on at once; one that is there at once, again and again, is not
-    /// news, and each makes the next one a little later.
+    /// [`Watch::changed`].
     pub(crate) async fn changed(&mut self) {
-        let mut changed = self.watch.changed();
-        let at_once = poll_fn(|cx| Poll::Ready(changed.as_mut().poll(cx).is_ready())).await;
-        if !at_once {
-            self.pause = Self::SHORTEST;
-            return changed.await;
+        let since = self.clock.lease_now();
+        self.watch.changed().await;
+        if self.clock.lease_now().saturating_since(since) > Self::HASTE {
+            self.hasty = 0;
+            return;
         }
-        if self.pause > Self::SHORTEST {
-            self.clock.sleep(self.pause).await;
+        self.hasty = self.hasty.saturating_add(1);
+        if let Some(beyond) = self.hasty.checked_sub(Self::FREE) {
+            let pause = Duration::from_millis(1 << beyond.min(7));
+            self.clock.sleep(pause.min(Self::LONGEST)).await;
         }
-        self.pause = (self.pause * 2).min(Self::LONGEST);
     }
 }

@@ -421,9 +421,7 @@ struct MemoryWatch {
 #[async_trait]
 impl Watch for MemoryWatch {
     async fn changed(&mut self) {
-        // An error means that everything was forgotten: the key is free. Later calls must not spin on the closed channel.
-        if self.changed.changed().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        // An error means that everything was forgotten, so the key is free; again and again, until the watch is renewed.
+        let _ = self.changed.changed().await;
     }
 }

@@ -14,7 +14,7 @@ pub(crate) mod backend;
 mod capabilities;
 mod driver;
 mod fence;
-mod guard;
+pub(crate) mod guard;
 mod held;
 mod keep;
 mod keeper;

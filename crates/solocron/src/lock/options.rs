@@ -71,7 +71,8 @@ impl LockOptions {
     }
 
     /// How long a lease is renewed at all. Default: for as long as its guard lives. Set it where a run that never comes back must
-    /// not keep its lock for ever.
+    /// not keep its lock for ever. A process-bound lock is only announced as lost then: the kernel frees it when the guard is
+    /// dropped or the process ends.
     #[must_use]
     pub fn max_runtime(mut self, limit: Duration) -> Self {
         self.max_runtime = Some(limit);
@@ -120,7 +121,7 @@ impl LockOptions {
         }
         // client-go checks LeaseDuration > RenewDeadline > 1.2 × RetryPeriod (tools/leaderelection); the same relation here.
         let trusted = ttl.saturating_sub(super::validity::safety(ttl)).saturating_sub(notice);
-        let needed = renew_every.saturating_mul(6) / 5 + request_timeout;
+        let needed = (renew_every.saturating_mul(6) / 5).saturating_add(request_timeout);
         if needed >= trusted {
             let why = format!(
                 "a lease of {ttl:?} with a notice of {notice:?} may be trusted for {trusted:?}, but a renewal every \

@@ -12,7 +12,7 @@
 //!   stop again ───────────────────────────────────────►───┘
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Planned, Scheduler, Stopper};
-use crate::clock::{Clock, LeaseInstant};
-use crate::error::{BackendError, Result};
+use crate::caught::dropped;
+use crate::clock::{Clock, LeaseInstant, within};
+use crate::error::{BackendError, Kind, Result};
 use crate::event::{Cancelled, Event, Observer, Outcome, What};
-use crate::job::{Cancel, Context, Work};
-use crate::lock::backend::{Enrolled, Enrolment, Epoch, MarkAfter};
+use crate::job::{Cancel, Context, Told, Work};
+use crate::lock::backend::{Claim, Enrolled, Enrolment, Epoch, MarkAfter};
 use crate::lock::{ClaimGuard, ClaimReply, Keeper, Locks, Mark};
 use crate::plan::{Action, Actions, Answer, Input, Plan};
 
@@ -36,12 +37,21 @@ const NOTICE: Duration = Duration::from_secs(1);
 /// How often the store is asked whether it forgot, and the longest sleep: a clock that was set is seen by then.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// How many messages are taken before the signal is looked at again.
+const MOST_AT_ONCE: usize = 1_000;
+
 /// What a task has to say.
 enum Message {
     Enrolled(Vec<usize>, Vec<Result<Enrolled, BackendError>>),
-    Answered(Vec<usize>, Vec<Result<ClaimReply, BackendError>>),
+    Answered(usize, Result<ClaimReply, BackendError>),
     Woken(usize),
-    Ended { job: usize, guard: Box<ClaimGuard>, started: Timestamp, outcome: Outcome },
+    Ended {
+        job: usize,
+        guard: Box<ClaimGuard>,
+        started: Timestamp,
+        ended: Timestamp,
+        outcome: Outcome,
+    },
     Released(usize),
     Epoch(Result<Epoch, BackendError>),
 }
@@ -72,6 +82,7 @@ impl Scheduler {
             in_hand: HashMap::new(),
             runs: HashMap::new(),
             watches: HashMap::new(),
+            stuck: HashSet::new(),
             stopping: CancellationToken::new(),
             _stop_tasks: stopped.clone().drop_guard(),
             stopped,
@@ -95,6 +106,8 @@ struct Engine {
     in_hand: HashMap<usize, Box<ClaimGuard>>,
     runs: HashMap<usize, Run>,
     watches: HashMap<usize, DropGuard>,
+    /// Jobs whose last claim got no answer.
+    stuck: HashSet<usize>,
     /// Tells runs that the scheduler is shutting down.
     stopping: CancellationToken,
     /// Ends the tasks of this engine.
@@ -142,11 +155,14 @@ impl Engine {
                 () = self.clock.sleep(wait) => {}
             }
             // Whatever else has come in meanwhile, before looking at the clock again.
-            while let Ok(message) = messages.try_recv() {
+            for _ in 0..MOST_AT_ONCE {
+                let Ok(message) = messages.try_recv() else { break };
                 self.take(Some(message));
             }
         }
         self.shut_down(&mut messages, drain, stopper).await;
+        // What is being revoked or given back in the background, too, if the store answers.
+        within(&*self.clock, NOTICE * 5, self.locks.settled()).await;
     }
 
     async fn shut_down(
@@ -155,6 +171,7 @@ impl Engine {
         drain: Duration,
         stopper: &Stopper,
     ) {
+        stopper.soon().cancel();
         let actions = self.plan.stop();
         self.act(actions);
         self.stopping.cancel();
@@ -205,25 +222,28 @@ impl Engine {
                     self.tell(job, now, Input::Enrolled(answer));
                 }
             }
-            Message::Answered(jobs, replies) => {
-                for (job, reply) in jobs.into_iter().zip(replies) {
-                    let answer = Answer::of(&reply);
-                    if let Ok(ClaimReply::Won(guard)) = reply {
-                        self.in_hand.insert(job, guard);
-                    }
-                    self.tell(job, now, Input::Answer(answer));
+            Message::Answered(job, reply) => {
+                if reply.as_ref().is_err_and(|error| error.kind() == Kind::Timeout) {
+                    self.stuck.insert(job);
+                } else {
+                    self.stuck.remove(&job);
                 }
+                let answer = Answer::of(&reply);
+                if let Ok(ClaimReply::Won(guard)) = reply {
+                    self.in_hand.insert(job, guard);
+                }
+                self.tell(job, now, Input::Answer(answer));
             }
             Message::Woken(job) => self.tell(job, now, Input::Woken),
-            Message::Ended { job, guard, started, outcome } => {
+            Message::Ended { job, guard, started, ended, outcome } => {
                 self.runs.remove(&job);
-                let complete = !matches!(outcome, Outcome::Cancelled(_));
+                let complete = is_complete(&outcome);
                 self.report(
                     job,
                     What::Finished { tick: guard.tick, fence: guard.lease.fence(), outcome },
                 );
                 self.in_hand.insert(job, guard);
-                self.tell(job, now, Input::RunEnded { started, complete });
+                self.tell(job, now, Input::RunEnded { started, ended, complete });
             }
             Message::Released(job) => self.tell(job, now, Input::Released),
             Message::Epoch(answer) => self.heard_epoch(now, answer),
@@ -252,14 +272,34 @@ impl Engine {
         if !enrolling.is_empty() {
             self.enroll(enrolling);
         }
-        if !claiming.is_empty() {
-            let (jobs, claims): (Vec<_>, Vec<_>) = claiming
-                .into_iter()
-                .map(|(job, claim)| (job, (self.jobs[job].key.clone(), claim)))
-                .unzip();
-            let locks = self.locks.clone();
-            self.task(async move { Message::Answered(jobs, locks.claim_each(claims).await) });
+        // One that was stuck lately goes alone: it must not hold up the others of its instant.
+        let (alone, together): (Vec<_>, Vec<_>) =
+            claiming.into_iter().partition(|(job, _)| self.stuck.contains(job));
+        for batch in alone.into_iter().map(|claim| vec![claim]).chain([together]) {
+            self.claim(batch);
         }
+    }
+
+    fn claim(&self, batch: Vec<(usize, Claim)>) {
+        if batch.is_empty() {
+            return;
+        }
+        let (jobs, claims): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|(job, claim)| (job, (self.jobs[job].key.clone(), claim)))
+            .unzip();
+        let (locks, to_loop, stopped) =
+            (self.locks.clone(), self.to_loop.clone(), self.stopped.clone());
+        self.spawner.spawn(async move {
+            let claiming = locks.claim_each(claims, |at, reply| {
+                drop(to_loop.send(Message::Answered(jobs[at], reply)))
+            });
+            tokio::select! {
+                biased;
+                () = stopped.cancelled() => {}
+                () = claiming => {}
+            }
+        });
     }
 
     fn enroll(&self, jobs: Vec<usize>) {
@@ -279,66 +319,86 @@ impl Engine {
         let Some(mut guard) = self.in_hand.remove(&job) else { return };
         let Planned { key, work, max_runtime, .. } = self.jobs[job].clone();
         let fence = guard.lease.fence();
-        // From here on the run may have had an effect: only its end says that the tick is done.
-        guard.lease.on_drop(MarkAfter::Unfinished);
         let (cancel, abort) = (Cancel::default(), CancellationToken::new());
         let started = self.clock.now();
         // A tick that was due before this by the store's clock is somebody's to claim, however slow this node's clock is.
         let began = guard.store_now.map_or(started, |store_now| store_now.max(started));
         let lateness = between(tick.timestamp(), started);
         self.report(job, What::Started { tick, fence, lateness, missed: missed.len() });
-        let context = Context::new(
-            key,
+        let ends_at =
+            max_runtime.map_or(LeaseInstant::NEVER, |limit| self.clock.lease_now() + limit);
+        let context = Context::new(Told {
+            job: key,
             tick,
             fence,
-            guard.attempt,
+            attempt: guard.attempt,
             missed,
             lateness,
-            cancel.clone(),
-            self.stopping.clone(),
-        );
+            cancel: cancel.clone(),
+            stopping: self.stopping.clone(),
+            lease: guard.lease.check_from_afar(),
+            ends_at,
+        });
         self.runs.insert(job, Run { cancel: cancel.clone(), abort: abort.clone() });
         let clock = Arc::clone(&self.clock);
+        let ended = move |mut guard: Box<ClaimGuard>, outcome: Outcome, ended: Timestamp| {
+            // Also where nobody hears of it any more: a run that ended is done.
+            guard.lease.on_drop(if is_complete(&outcome) {
+                MarkAfter::Done
+            } else {
+                MarkAfter::Unfinished
+            });
+            Message::Ended { job, guard, started: began, ended, outcome }
+        };
         match work {
             Work::Async(work) => self.task(async move {
+                // From here on the run may have had an effect: only its end says that the tick is done.
+                guard.lease.on_drop(MarkAfter::Unfinished);
                 let mut running = work(context);
                 let stop = async {
-                    told_to_stop(&*clock, &guard, &cancel, max_runtime, &abort).await;
-                    // A lost lease was announced that long before its deadline; the run must be gone by then.
-                    let notice = guard.lease.notice().min(NOTICE);
+                    told_to_stop(&*clock, &guard, &cancel, ends_at, &abort).await;
+                    // What the lease still has, or a moment; then it is gone, and the run with it.
+                    let notice = match cancel.why() {
+                        Some(Cancelled::LeaseLost(why)) => guard.lease.notice(why),
+                        _ => NOTICE,
+                    };
                     tokio::select! {
                         () = abort.cancelled() => {}
-                        () = clock.sleep(notice) => {}
+                        () = clock.sleep(notice.min(NOTICE)) => {}
                     }
+                    // A run that waits for its cancellation hears of it before it is stopped.
+                    tokio::task::yield_now().await;
                 };
                 let outcome = tokio::select! {
                     biased;
                     outcome = &mut running => settle(outcome, &cancel),
                     () = stop => Outcome::Cancelled(cancel.why().unwrap_or(Cancelled::Shutdown)),
                 };
-                drop(running);
-                Message::Ended { job, guard, started: began, outcome }
+                dropped(running);
+                ended(guard, outcome, clock.now())
             }),
             Work::Blocking(work) => {
                 let to_loop = self.to_loop.clone();
                 // Not bound to this engine: nothing can stop such a run, and its lease must outlive it.
                 self.spawner.spawn(async move {
+                    guard.lease.on_drop(MarkAfter::Unfinished);
                     let mut running = work(context);
-                    let stop = told_to_stop(&*clock, &guard, &cancel, max_runtime, &abort);
+                    let stop = told_to_stop(&*clock, &guard, &cancel, ends_at, &abort);
                     let outcome = tokio::select! {
                         biased;
                         outcome = &mut running => outcome,
                         () = stop => running.await,
                     };
                     let outcome = settle(outcome, &cancel);
-                    drop(to_loop.send(Message::Ended { job, guard, started: began, outcome }));
+                    drop(to_loop.send(ended(guard, outcome, clock.now())));
                 });
             }
         }
     }
 
     fn give_back(&mut self, job: usize, after: MarkAfter) {
-        let Some(guard) = self.in_hand.remove(&job) else { return };
+        let Some(mut guard) = self.in_hand.remove(&job) else { return };
+        guard.lease.on_drop(after);
         self.task(async move {
             // Where it failed, the reaper goes on; the key is busy until it is through, as it should be.
             if let Err(error) = guard.lease.release_as(after).await {
@@ -413,18 +473,28 @@ impl Engine {
     }
 }
 
+/// However the engine ends, its runs are told: those that block a thread go on without it.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+        for run in self.runs.values() {
+            run.cancel.cancel(Cancelled::Shutdown);
+        }
+    }
+}
+
 /// Returns when a run was told to stop, because its lease is lost, it took too long, or the scheduler says so.
 async fn told_to_stop(
     clock: &dyn Clock,
     guard: &ClaimGuard,
     cancel: &Cancel,
-    max_runtime: Option<Duration>,
+    ends_at: LeaseInstant,
     abort: &CancellationToken,
 ) {
     let too_long = async {
-        match max_runtime {
-            Some(limit) => clock.sleep(limit).await,
-            None => std::future::pending().await,
+        match ends_at {
+            LeaseInstant::NEVER => std::future::pending().await,
+            ends_at => clock.sleep_until(ends_at).await,
         }
     };
     tokio::select! {
@@ -433,6 +503,10 @@ async fn told_to_stop(
         why = guard.lease.lost() => cancel.cancel(Cancelled::LeaseLost(why)),
         () = too_long => cancel.cancel(Cancelled::Timeout),
     }
+}
+
+fn is_complete(outcome: &Outcome) -> bool {
+    !matches!(outcome, Outcome::Cancelled(_))
 }
 
 /// A run that noticed its cancellation and gave up was cut short; one that came to its end was not.

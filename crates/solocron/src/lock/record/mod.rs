@@ -123,7 +123,7 @@ pub struct Granted {
 
 impl KeyRecord {
     /// How many refused nonces are remembered. Each lives for [`REFUSED_FOR`](Self::REFUSED_FOR).
-    pub const MAX_REFUSED: usize = 8;
+    pub const MAX_REFUSED: usize = 16;
 
     /// How long a nonce is refused: longer than a delayed request lives.
     pub const REFUSED_FOR: Duration = Duration::from_secs(60);
@@ -310,7 +310,11 @@ impl KeyRecord {
             self.claims =
                 Some(Claims { last, previous: None, nonce: Some(request.nonce), schedule });
         } else if let (Some(claim), Some(claims)) = (request.claim, &mut self.claims) {
-            attempt = if claims.last.mark == claim.tick { claims.last.attempts + 1 } else { 1 };
+            attempt = if claims.last.mark == claim.tick {
+                claims.last.attempts.saturating_add(1)
+            } else {
+                1
+            };
             tick = Some(claim.tick);
             let won = ClaimState {
                 mark: claim.tick,
@@ -406,13 +410,17 @@ impl KeyRecord {
     /// The store may have lost claims of ticks up to `mark`: none of them is granted any more, and no undo goes back there. Says
     /// whether that changed anything.
     pub fn forget_before(&mut self, mark: Mark) -> bool {
-        let Some(claims) = self.claims.as_mut().filter(|claims| claims.last.mark < mark) else {
-            return false;
-        };
-        claims.last = ClaimState { mark, done: true, attempts: 0, owner: None };
-        claims.previous = None;
-        claims.nonce = None;
-        true
+        let Some(claims) = &mut self.claims else { return false };
+        let forgotten = || ClaimState { mark, done: true, attempts: 0, owner: None };
+        if claims.last.mark < mark {
+            (claims.last, claims.previous, claims.nonce) = (forgotten(), None, None);
+            return true;
+        }
+        let undo_goes_below = claims.previous.as_ref().is_some_and(|previous| previous.mark < mark);
+        if undo_goes_below {
+            claims.previous = Some(forgotten());
+        }
+        undo_goes_below
     }
 
     /// Replaces the note if its version is still `expected`; answers with the note that stands now.

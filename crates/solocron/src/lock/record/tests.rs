@@ -80,6 +80,12 @@ fn what_a_store_may_have_lost_is_neither_granted_again_nor_undone_to() {
     assert!(!record.forget_before(Mark::from_millis(4_999)), "never backwards");
     assert_eq!(record.judge(&request(3, 5_001), at(6_000), false), Verdict::Grant);
     assert!(!KeyRecord::new(key()).forget_before(Mark::from_millis(1)), "nothing to forget");
+    // A claim of after the loss: giving it back must not go back to before the loss.
+    let mut record = enrolled(3_000);
+    record.grant(&request(1, 6_000), at(6_000), TTL);
+    assert!(record.forget_before(Mark::from_millis(5_000)));
+    record.release(Nonce::from_u128(1), MarkAfter::Undo, at(6_000));
+    assert_eq!(record.last().unwrap().mark.as_millis(), 5_000);
 }
 
 #[test]
