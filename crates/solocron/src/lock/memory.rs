@@ -256,6 +256,14 @@ fn left(since: Timestamp, wait: Duration, now: Timestamp) -> Option<Duration> {
     Duration::try_from(over.duration_since(now)).ok().filter(|left| !left.is_zero())
 }
 
+impl MemoryLease {
+    /// The lock that it is a lease of, for whoever wraps this backend.
+    #[must_use]
+    pub fn key(&self) -> &LockKey {
+        &self.0.key
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.ttl.is_some() {
