@@ -177,7 +177,7 @@ impl Engine {
         self.stopping.cancel();
         let begun = self.clock.lease_now();
         let told_at = begun + drain;
-        let stopped_at = told_at + NOTICE;
+        let mut stopped_at = told_at + NOTICE;
         let mut over_at = stopped_at + NOTICE * 5;
         let (mut told, mut stopped) = (false, false);
         while !self.plan.is_idle() {
@@ -200,8 +200,15 @@ impl Engine {
                         tracing::warn!("shutdown is over, but a run or a store is not: its leases end with the process or by themselves");
                         return;
                     }
-                    stopped = told;
-                    told = true;
+                    // Each stage counts from here: a process that stood still has told nobody yet, and its runs need their moment.
+                    let now = self.clock.lease_now();
+                    if told {
+                        stopped = true;
+                        over_at = over_at.max(now + NOTICE * 5);
+                    } else {
+                        told = true;
+                        stopped_at = stopped_at.max(now + NOTICE);
+                    }
                 }
             }
             for run in self.runs.values() {
