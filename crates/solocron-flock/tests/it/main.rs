@@ -3,6 +3,7 @@
 mod bad;
 mod child;
 mod conformance;
+mod fleet;
 mod leases;
 mod measure;
 mod processes;
