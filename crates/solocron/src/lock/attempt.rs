@@ -136,9 +136,9 @@ fn settle(
         Err(error) if error.effect() == Effect::Unknown => return None,
         Err(error) => Err(error),
     };
-    // An earlier copy may still be on its way, and must not win what nobody waits for any more. A refused one has been given back.
-    let refused = outcome.as_ref().is_err_and(|error| error.kind() == Kind::Refused);
-    if resent && !refused && Rule::SameNonce.holds() {
+    // An earlier copy may still be on its way, and must not win what nobody waits for any more. Also where this one was refused: its
+    // grant may be over, and its mark must go back.
+    if resent && Rule::SameNonce.holds() {
         let (key, nonce) = (request.key.clone(), request.nonce);
         keep.leave(Chore::Revoke { key, nonce, timing });
     }

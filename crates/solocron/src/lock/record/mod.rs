@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!                       ┌──────────────── judge(request) ────────────────┐
-//!   1 nonce refused     │ Refused     given back earlier: a late copy    │
+//!   1 nonce refused     │ Refused     given back, or over: a late copy   │
 //!   2 nonce is living   │ Again       the same grant, ttl not extended   │
 //!     claims only:      │                                                │
 //!     not enrolled      │ NotEnrolled                                    │
@@ -80,7 +80,7 @@ struct Refused {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// The nonce was given back earlier.
+    /// The nonce was given back earlier, or its lease is over.
     Refused,
     /// The nonce holds the key: the same grant.
     Again(Granted),
@@ -217,6 +217,11 @@ impl KeyRecord {
             .is_some_and(|h| h.nonce == request.nonce && (h.until.is_none() || holder.is_some()));
         if mine && Rule::NonceBeforeStale.holds() {
             return again();
+        }
+        // Its grant is over, and there is no second one: this is a late copy, or its sender comes too late to use it.
+        let over = !mine && self.holder.as_ref().is_some_and(|h| h.nonce == request.nonce);
+        if over && Rule::NonceBeforeStale.holds() {
+            return Verdict::Refused;
         }
         if let Some(claim) = request.claim {
             match self.judge_claim(claim, store_now, holder) {
