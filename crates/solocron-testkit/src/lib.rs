@@ -1,8 +1,10 @@
-//! The laws every lock backend must keep, and the means to break it: faults, fleets of processes, histories.
+//! The laws every lock backend must keep, and the means to break it: faults, fleets of processes, histories, an exhaustive check of
+//! the claim rules, a simulated fleet.
 //!
 //! Give your backend a [`Harness`], write `solocron_testkit::conformance!(MyHarness);` in its tests, and every law becomes a test of
 //! its own. [`Faulty`] makes any backend lie, for laws about what the core does then.
 
+pub mod check;
 mod dice;
 mod faulty;
 #[cfg(target_os = "linux")]
@@ -10,6 +12,7 @@ pub mod fleet;
 mod harness;
 pub mod history;
 pub mod laws;
+
 
 pub use self::dice::Dice;
 pub use self::faulty::{Call, Fault, Faulty, Odds};
