@@ -12,7 +12,7 @@ pub mod fleet;
 mod harness;
 pub mod history;
 pub mod laws;
-
+pub mod sim;
 
 pub use self::dice::Dice;
 pub use self::faulty::{Call, Fault, Faulty, Odds};
