@@ -7,7 +7,6 @@
 //! The program starts four copies of itself, kills one with SIGKILL while it runs a job, stops another with SIGTERM, and after
 //! about fifteen seconds reads what an independent witness (a file that every run appends a line to) has seen. It exits with an
 //! error if any tick ran twice or was lost.
-#![allow(clippy::print_stdout, reason = "it is there to be watched")]
 
 use std::collections::BTreeSet;
 use std::error::Error;

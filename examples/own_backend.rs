@@ -13,7 +13,6 @@
 //! async-trait = "0.1"
 //! jiff = "0.2"
 //! solocron = "0.1"
-#![allow(clippy::print_stdout, reason = "it is there to be watched")]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -32,11 +31,14 @@ use solocron::{BackendError, Context, Job, Kind, LeaseInstant, Locks, Scheduler}
 
 /// Versioned values. Replace it with a client of your store.
 #[derive(Debug, Clone, Default)]
-struct CasStore(Arc<Mutex<HashMap<String, (u64, Vec<u8>)>>>);
+struct CasStore(Arc<Mutex<HashMap<String, Versioned>>>);
+
+/// A value and its version.
+type Versioned = (u64, Vec<u8>);
 
 impl CasStore {
     /// The value and its version; version 0 where there is none.
-    async fn get(&self, key: &str) -> (u64, Vec<u8>) {
+    async fn get(&self, key: &str) -> Versioned {
         self.0.lock().unwrap().get(key).cloned().unwrap_or_default()
     }
 
