@@ -138,8 +138,9 @@ fn unfinished(history: &History) -> Vec<String> {
     let mut open: BTreeMap<(&str, i64), usize> = BTreeMap::new();
     // The next winner tells of it; where that one died before it could start, nobody can.
     let mut claims: HashMap<&str, Vec<(usize, i64, bool)>> = HashMap::new();
-    // A loss of memory that no working node lived through takes what was on record with it.
+    // A loss of memory takes what was on record with it. Who was there says so; where all of them are gone before they can, nobody does.
     let mut working: HashSet<&str> = HashSet::new();
+    let mut forgotten = Forgotten::default();
     for (i, event) in history.events().iter().enumerate() {
         match &event.what {
             What::Boot => {
@@ -147,12 +148,16 @@ fn unfinished(history: &History) -> Vec<String> {
             }
             What::Stop | What::Bye => {
                 working.remove(event.node.as_str());
+                told.extend(forgotten.lost_with(&event.node, event.t));
             }
             What::Fault { kind, node } if kind == KILL => {
                 working.remove(node.as_str());
+                told.extend(forgotten.lost_with(node, event.t));
             }
-            What::Fault { kind, .. } if kind == "wipe" && working.is_empty() => {
-                told.extend(open.keys());
+            What::Fault { kind, .. } if kind == "wipe" => {
+                let ticks = open.keys().copied().collect();
+                forgotten = Forgotten { at: event.t, witnesses: working.clone(), ticks };
+                told.extend(forgotten.lost_with("", event.t));
             }
             What::Grant { claim, .. } => {
                 claims.entry(&claim.job).or_default().push((i, claim.tick, false));
@@ -188,6 +193,26 @@ fn unfinished(history: &History) -> Vec<String> {
             format!("{sentence}\n{}", story(history, &[at], &sentence))
         })
         .collect()
+}
+
+/// What was on record when the store forgot, and who can tell.
+#[derive(Default)]
+struct Forgotten<'h> {
+    at: u64,
+    witnesses: HashSet<&'h str>,
+    ticks: Vec<(&'h str, i64)>,
+}
+
+impl<'h> Forgotten<'h> {
+    /// How long a node may be cut off, and so not know.
+    const UNHEARD: u64 = 60_000_000_000;
+
+    /// A node is gone: the ticks of which nobody can tell any more.
+    fn lost_with(&mut self, node: &str, now: u64) -> Vec<(&'h str, i64)> {
+        self.witnesses.remove(node);
+        let unheard = self.witnesses.is_empty() && now <= self.at + Self::UNHEARD;
+        if unheard { std::mem::take(&mut self.ticks) } else { Vec::new() }
+    }
 }
 
 /// The events around these lines that have to do with it: of the jobs in the sentence, and all faults.
