@@ -291,6 +291,12 @@ mod laws {
         fn connect(&self) -> CasBackend {
             self.0.clone()
         }
+
+        /// Your database writes to disk before it answers. One that may lose what it acknowledged needs the amnesia rule of
+        /// `docs/guarantees.md`, and a `forget` here to test it.
+        fn never_forgets(&self) -> bool {
+            true
+        }
     }
 
     solocron_testkit::conformance!(Store);

@@ -42,7 +42,13 @@ pub trait Harness: Sized + Send + Sync + 'static {
     /// One more client of this store, as another process would have it.
     fn connect(&self) -> Self::Backend;
 
-    /// Makes the store forget everything, like a flush. Owed by stores that keep marks.
+    /// Whether the store keeps what it acknowledged whatever happens, as a database with a log on disk does. It owes no
+    /// [`forget`](Self::forget) then.
+    fn never_forgets(&self) -> bool {
+        false
+    }
+
+    /// Makes the store forget everything, like a flush. Owed by stores that keep marks and may forget.
     fn forget(&self) -> impl Future<Output = bool> + Send {
         async { false }
     }

@@ -48,6 +48,7 @@ fn with_all_rules_nothing_is_lost_or_doubled_where_clocks_are_wrong() {
 #[test]
 fn with_all_rules_nothing_is_lost_or_doubled_under_several_faults() {
     holds(&Config::new("three messages", &[LostRequest, LostReply, Late], 2).ticks(&[2]));
+    holds(&Config::new("a late question", &[LostRequest, Stop], 2));
     holds(&Config::new("processes", &[Crash, Pause, Stop], 2));
     holds(&Config::new("three crashes", &[Crash], 3).boots(1).at_least_once(2).ticks(&[2]));
     holds(&Config::new("one node, anything", &ALL, 3).skew(&[0]).ticks(&[2]));
