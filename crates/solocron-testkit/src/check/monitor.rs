@@ -325,8 +325,11 @@ impl Monitor {
                     Some(next) if !cfg.wants_all(j) => (tick.step + cfg.grace).min(next - 1),
                     _ => tick.step + cfg.grace,
                 };
-                if tick.step < now && now <= window && tick.watchers != 0 {
-                    tick.chance |= job.free_for.min(now - tick.step) >= needed;
+                // Time may have jumped past the end of the window, but not past anything that could happen in it.
+                let upto = now.min(window);
+                if tick.step < upto && before < window && tick.watchers != 0 {
+                    let free_for = job.free_for.saturating_sub(now - upto);
+                    tick.chance |= free_for.min(upto - tick.step) >= needed;
                 }
                 if now > window && before <= window {
                     tick.owed = tick.watchers != 0;
