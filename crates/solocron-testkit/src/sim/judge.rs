@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::clock::WALL_MS;
+use super::link::LATEST_MS;
 use super::node::{ATTEMPTS, GRACE, JOBS, TTL, ticks};
 use super::{LASTS, Profile};
 use crate::history::{
@@ -52,7 +53,9 @@ const SETTLE: Duration = Duration::from_secs(8);
 
 pub(super) fn judge(seed: u64, profile: Profile, history: History) -> Judged {
     let end = WALL_MS + LASTS.as_millis() as i64;
-    let rules = Rules::new(GRACE, SETTLE).holder_ttl(TTL).max_attempts(ATTEMPTS);
+    // A dead holder's last renewal may still be on its way: its lease ends a ttl after that has arrived.
+    let outlives = TTL + Duration::from_millis(LATEST_MS);
+    let rules = Rules::new(GRACE, SETTLE).holder_ttl(outlives).max_attempts(ATTEMPTS);
     let rules = JOBS.iter().fold(rules, |rules, spec| {
         // Under "the latest", a tick is out of date when the next one is due.
         let out_of_date = Duration::from_secs(spec.every - 1);

@@ -14,6 +14,9 @@ use super::record::Writer;
 use super::rng::Rng;
 use crate::history::Claim;
 
+/// How late a call arrives that its caller has given up, at the latest, in milliseconds.
+pub(super) const LATEST_MS: u64 = 9_000;
+
 /// Delays, loses and cuts calls. A call whose caller gives up is carried out all the same.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -97,7 +100,7 @@ impl Net {
             2 => {
                 hits.late += 1;
                 // Most of these come after the caller has given up, some after its lease is over.
-                Fate::NoReply(rng.millis(200..9_000))
+                Fate::NoReply(rng.millis(200..LATEST_MS))
             }
             3 => {
                 hits.refused += 1;
