@@ -17,9 +17,9 @@ use async_trait::async_trait;
 use solocron::LeaseInstant;
 use solocron::jiff::Timestamp;
 use solocron::lock::{
-    Capabilities, Enrolled, Enrolment, Epoch, Fencing, Grant, Granted, Holder, KeyRecord,
-    LockBackend, LockKey, Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request,
-    Scope, Validity, Verdict, Watch,
+    Capabilities, Enrolled, Enrolment, Epoch, Fencing, Holder, KeyRecord, LockBackend, LockKey,
+    Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request, Scope, Validity,
+    Verdict, Watch,
 };
 use solocron::{BackendError, Kind};
 
@@ -115,22 +115,20 @@ impl FlockBackend {
     ) -> Result<Reply<FlockLease>, BackendError> {
         let home = self.home();
         if home.refuses(request.nonce, now) {
-            return Err(given_back());
+            return Verdict::Refused.denied(now);
         }
         if let Some(lease) = home.lease(request.key.hash128())
             && lease.nonce == request.nonce
-            && let Some((verdict, record)) =
-                lease.look(|record| (record.judge(request, now, true), record.clone()))
+            && let Some(mut record) = lease.look(KeyRecord::clone)
         {
-            return answer(verdict, now, |granted| grant(lease, granted, &record, now));
+            return record.acquire(request, now, true, None, || FlockLease(lease));
         }
         home.bell(); // before the lock file: a dying process closes what it opened last first
         let path = self.path(&request.key);
         for _ in 0..file::TRIES {
             let Some(opened) = file::open(&path, self.0.rights, request.claim.is_none())? else {
                 // Only a claim finds no file, and a fresh record grants none.
-                let verdict = KeyRecord::new(request.key.clone()).judge(request, now, false);
-                return answer(verdict, now, |_| Reply::Busy { holder: None });
+                return KeyRecord::new(request.key.clone()).judge(request, now, false).denied(now);
             };
             if let Some(settled) = self.settled(&opened.file, request, now) {
                 return Ok(settled);
@@ -152,12 +150,11 @@ impl FlockBackend {
         if record.holder(now, true).is_some() {
             return None;
         }
-        match record.judge(request, now, false) {
-            Verdict::Stale { mark, done: true, owner } => {
-                Some(Reply::Stale { mark, done: true, owner: owner.map(Box::new) })
-            }
-            _ => None,
+        let verdict = record.judge(request, now, false);
+        if matches!(verdict, Verdict::Stale { done: true, .. }) {
+            return verdict.denied(now).ok();
         }
+        None
     }
 
     /// With the lock in hand.
@@ -177,17 +174,11 @@ impl FlockBackend {
             }
         };
         // Whoever is on record as a holder let go of the file: it is dead, or its reply was lost and this is the same nonce again.
-        let granted = match record.judge(request, now, false) {
-            Verdict::Again(granted) => granted,
-            Verdict::Grant => {
-                record.holder_died();
-                record.grant(request, now, None)
-            }
-            verdict => {
-                file::unlock(&opened.file);
-                return answer(verdict, now, |_| Reply::Busy { holder: None });
-            }
-        };
+        let reply = record.acquire(request, now, false, None, || ());
+        if !matches!(reply, Ok(Reply::Won(_))) {
+            file::unlock(&opened.file);
+            return reply.map(|reply| reply.map(|()| unreachable!("it is not won")));
+        }
         if seq == 0
             && let Err(error) = record::allocate(&opened.file)
         {
@@ -197,7 +188,7 @@ impl FlockBackend {
         let won = Won { opened, record: record.clone(), seq };
         let lease = Lease::new(home, path, request.nonce, self.synced(), won);
         lease.save()?;
-        Ok(grant(lease, granted, &record, now))
+        reply.map(|reply| reply.map(|()| FlockLease(lease)))
     }
 
     /// Somebody else has the lock. What it writes meanwhile may be read half, or before it is written.
@@ -214,10 +205,8 @@ impl FlockBackend {
         };
         match record.judge(request, now, true) {
             // The record of a moment ago: whoever has the lock has not written yet.
-            Verdict::Grant | Verdict::Again(_) | Verdict::Behind { .. } => {
-                Ok(Reply::Busy { holder: None })
-            }
-            verdict => answer(verdict, now, |_| Reply::Busy { holder: None }),
+            Verdict::Behind { .. } => Ok(Reply::Busy { holder: None }),
+            verdict => verdict.denied(now),
         }
     }
 
@@ -459,48 +448,6 @@ fn in_use(key: &LockKey, holder: Option<Holder>) -> BackendError {
     let by = holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
     let why = format!("the file of {key} is locked by {by}: try again when it is free");
     BackendError::new(Kind::Unavailable, why)
-}
-
-fn given_back() -> BackendError {
-    BackendError::new(Kind::Refused, "this acquisition was given back")
-}
-
-fn answer(
-    verdict: Verdict,
-    now: Timestamp,
-    again: impl FnOnce(Granted) -> Reply<FlockLease>,
-) -> Result<Reply<FlockLease>, BackendError> {
-    Ok(match verdict {
-        Verdict::Refused => return Err(given_back()),
-        Verdict::NotEnrolled => {
-            let why = "the key takes no claims: enroll the job first";
-            return Err(BackendError::new(Kind::NotEnrolled, why));
-        }
-        Verdict::Again(granted) => again(granted),
-        Verdict::Early => Reply::Early { store_now: now },
-        Verdict::Stale { mark, done, owner } => {
-            Reply::Stale { mark, done, owner: owner.map(Box::new) }
-        }
-        Verdict::Busy(holder) => Reply::Busy { holder: Some(Box::new(holder)) },
-        Verdict::Behind { mark, unfinished } => Reply::Behind { mark, unfinished },
-        // Whoever calls this has dealt with it; saying busy is never wrong.
-        _ => Reply::Busy { holder: None },
-    })
-}
-
-fn grant(
-    lease: Arc<Lease>,
-    granted: Granted,
-    record: &KeyRecord,
-    now: Timestamp,
-) -> Reply<FlockLease> {
-    let mut grant = Grant::new(FlockLease(lease), granted.fence, Validity::ProcessBound);
-    grant.previous = granted.previous;
-    grant.attempt = granted.attempt;
-    grant.store_now = Some(now);
-    grant.schedule = record.schedule();
-    grant.note = record.note().clone();
-    Reply::Won(grant)
 }
 
 #[async_trait]

@@ -30,7 +30,7 @@ use crate::error::{BackendError, Kind};
 use crate::event::{MissedWhy, What};
 use crate::lock::backend::{Claim, ClaimState, Delivery, Enrolled, MarkAfter, Schedule};
 use crate::lock::rule::Rule;
-use crate::lock::{ClaimReply, Fence, Mark, NodeId};
+use crate::lock::{ClaimReply, Fence, Holder, Mark, NodeId, Reply};
 use crate::policy::{CatchUp, Misfire};
 use crate::trigger::Trigger;
 
@@ -138,26 +138,54 @@ impl Answer {
                 attempt: guard.attempt,
                 schedule: guard.schedule,
             }),
-            Ok(ClaimReply::Stale { mark, done, owner }) => Self::Stale {
-                mark: *mark,
-                done: *done,
-                // Whoever has the key for something else does not run this tick.
-                living: owner
-                    .as_ref()
-                    .is_some_and(|owner| owner.living && owner.tick == Some(*mark)),
-                remaining: owner.as_ref().and_then(|owner| owner.remaining),
-                owner: owner.as_ref().map(|owner| owner.node.clone()),
-            },
-            Ok(ClaimReply::Busy(holder)) => Self::Busy {
-                tick: holder.as_ref().and_then(|holder| holder.tick),
-                remaining: holder.as_ref().and_then(|holder| holder.remaining),
-                owner: holder.as_ref().map(|holder| holder.node.clone()),
-            },
+            Ok(ClaimReply::Stale { mark, done, owner }) => {
+                Self::stale(*mark, *done, owner.as_deref())
+            }
+            Ok(ClaimReply::Busy(holder)) => Self::busy(holder.as_deref()),
             Ok(ClaimReply::Behind { mark, unfinished }) => {
                 Self::Behind { mark: *mark, unfinished: *unfinished }
             }
             Ok(ClaimReply::Early { store_now }) => Self::Early { store_now: *store_now },
             Err(error) => Self::Failed(error.clone()),
+        }
+    }
+
+    fn stale(mark: Mark, done: bool, owner: Option<&Holder>) -> Self {
+        Self::Stale {
+            mark,
+            done,
+            // Whoever has the key for something else does not run this tick.
+            living: owner.is_some_and(|owner| owner.living && owner.tick == Some(mark)),
+            remaining: owner.and_then(|owner| owner.remaining),
+            owner: owner.map(|owner| owner.node.clone()),
+        }
+    }
+
+    fn busy(holder: Option<&Holder>) -> Self {
+        Self::Busy {
+            tick: holder.and_then(|holder| holder.tick),
+            remaining: holder.and_then(|holder| holder.remaining),
+            owner: holder.map(|holder| holder.node.clone()),
+        }
+    }
+}
+
+/// What the plan must know of a driver's reply.
+impl<L> From<&Reply<L>> for Answer {
+    fn from(reply: &Reply<L>) -> Self {
+        match reply {
+            Reply::Won(grant) => Self::Won(Win {
+                fence: grant.fence,
+                previous: grant.previous.clone(),
+                attempt: grant.attempt,
+                schedule: grant.schedule,
+            }),
+            Reply::Stale { mark, done, owner } => Self::stale(*mark, *done, owner.as_deref()),
+            Reply::Busy { holder } => Self::busy(holder.as_deref()),
+            Reply::Behind { mark, unfinished } => {
+                Self::Behind { mark: *mark, unfinished: *unfinished }
+            }
+            Reply::Early { store_now } => Self::Early { store_now: *store_now },
         }
     }
 }
