@@ -85,9 +85,16 @@ pub(crate) fn claim(text: &str) -> Result<ClaimState> {
     let mut words = text.splitn(4, ' ');
     let mut word = || words.next().ok_or(Odd(PART));
     let mark = mark(word()?, PART)?;
-    let done = word()? == "1";
+    let done = match word()? {
+        "0" => false,
+        "1" => true,
+        _ => return Err(Odd(PART)),
+    };
     let attempts = number(word()?, PART)?;
-    let owner = word()?.strip_prefix('=').map(NodeId::named);
+    let owner = match word()? {
+        "-" => None,
+        owner => Some(NodeId::named(owner.strip_prefix('=').ok_or(Odd(PART))?)),
+    };
     Ok(ClaimState { mark, done, attempts, owner })
 }
 
