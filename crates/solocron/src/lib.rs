@@ -54,6 +54,7 @@ pub mod lock;
 pub mod plan;
 mod policy;
 mod scheduler;
+mod timer;
 pub mod trigger;
 
 pub use self::clock::{Clock, LeaseInstant, SystemClock};
