@@ -50,6 +50,7 @@ mod clock;
 mod error;
 mod event;
 mod job;
+pub mod leader;
 pub mod lock;
 pub mod plan;
 mod policy;
