@@ -14,7 +14,8 @@
 //! A lock service elects one leader; it cannot keep a paused one from acting late. Hand [`Leadership::fence`] to whatever you
 //! write to, and let that refuse older ones.
 //!
-//! A scheduler in which only the leader plans and runs has its own elector.
+//! A scheduler in which only the leader plans and runs is built with
+//! [`Coordination::leader`](crate::Coordination::leader); it has its own elector.
 
 mod campaign;
 mod leadership;
