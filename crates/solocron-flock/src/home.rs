@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use nix::libc::MSG_NOSIGNAL;
 use socket2::SockRef;
 use solocron::jiff::Timestamp;
+use solocron::lock::files::Rights;
 use solocron::lock::{KeyRecord, Nonce};
 use tokio::net::UnixStream;
 
 use crate::bell::Bell;
-use crate::file::Rights;
 use crate::lease::Lease;
 
 /// One lock directory, as this process sees it.
