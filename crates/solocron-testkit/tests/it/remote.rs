@@ -289,11 +289,13 @@ impl LockBackend for Remote {
     }
 }
 
+type Asked = Pin<Box<dyn Future<Output = Result<(), BackendError>> + Send>>;
+
 struct RemoteWatch {
     remote: Remote,
     watch: Arc<tokio::sync::Mutex<Box<dyn Watch>>>,
     /// Survives its caller, so that no news is lost with one.
-    pending: Option<Pin<Box<dyn Future<Output = Result<(), BackendError>> + Send>>>,
+    pending: Option<Asked>,
 }
 
 #[async_trait]
@@ -314,4 +316,45 @@ impl Watch for RemoteWatch {
     }
 }
 
-solocron_testkit::conformance!(Store);
+/// The laws that need a network, or a store that can be disturbed; the rest holds over the same memory without one.
+macro_rules! laws {
+    ($($module:ident { $($law:ident,)* })*) => {
+        $($(
+            #[test]
+            fn $law() {
+                solocron_testkit::keep_alone::<Store>(solocron_testkit::laws::$module::$law);
+            }
+        )*)*
+    };
+}
+
+laws! {
+    network {
+        a_claim_is_safe_wherever_its_reply_is_cut,
+        a_claim_is_safe_wherever_its_request_is_cut,
+        a_release_is_done_wherever_its_reply_is_cut,
+        a_late_command_leaves_nothing_behind,
+        a_holder_that_is_cut_off_is_told_before_its_successor,
+        a_store_that_cannot_be_reached_is_not_busy,
+        a_slow_link_loses_nothing,
+        a_waiter_hears_of_a_release_that_its_broken_link_missed,
+    }
+    failure {
+        a_client_survives_a_restart_of_its_store,
+        a_frozen_store_is_an_error_in_time,
+        a_broken_connection_is_mended,
+    }
+    lost {
+        a_frozen_store_is_a_loss_in_time,
+        a_broken_connection_is_no_loss,
+        a_restart_makes_no_second_holder,
+    }
+    fencing {
+        a_fence_grows_over_a_restart,
+    }
+    marks {
+        a_mark_survives_a_restart,
+        no_tick_of_before_a_restart_is_granted_again,
+        no_tick_of_before_a_loss_is_granted_again,
+    }
+}
