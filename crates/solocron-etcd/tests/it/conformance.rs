@@ -5,6 +5,7 @@ use std::time::Duration;
 use solocron::lock::LockKey;
 use solocron_etcd::EtcdBackend;
 use solocron_testkit::Harness;
+use solocron_testkit::server::Proxy;
 
 use crate::holder;
 use crate::store::Store;
@@ -67,6 +68,12 @@ impl Harness for Cluster {
     async fn sever(&self) -> bool {
         self.0.proxy.sever();
         true
+    }
+
+    fn link(&self) -> Option<(Proxy, EtcdBackend)> {
+        let proxy = Proxy::start(self.0.server.address());
+        let backend = self.0.through(&proxy);
+        Some((proxy, backend))
     }
 }
 

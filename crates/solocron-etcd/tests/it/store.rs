@@ -35,9 +35,13 @@ impl Store {
 
     /// One more client, as another process would have it.
     pub(crate) fn connect(&self) -> EtcdBackend {
-        EtcdBackend::builder(&self.namespace, [format!("http://{}", self.proxy.address())])
-            .build()
-            .unwrap()
+        self.through(&self.proxy)
+    }
+
+    /// One more client, which reaches the server through this proxy only.
+    pub(crate) fn through(&self, proxy: &Proxy) -> EtcdBackend {
+        let endpoint = format!("http://{}", proxy.address());
+        EtcdBackend::builder(&self.namespace, [endpoint]).build().unwrap()
     }
 }
 
