@@ -92,8 +92,8 @@ impl SchedulerBuilder {
             return Err(Error::Lacks { need: "scope", instead: instead.into() });
         }
         if !capabilities.marks {
-            let instead =
-                "claiming each tick needs them: pick a backend that keeps marks, such as flock";
+            let instead = "claiming each tick needs them: pick a backend that keeps marks (flock, redis, etcd, a socket with a \
+                           state_dir), or leader mode";
             return Err(Error::Lacks { need: "marks", instead: instead.into() });
         }
         let mut seen = HashSet::new();
