@@ -101,23 +101,15 @@ impl SchedulerBuilder {
             );
             return Err(Error::Lacks { need: "scope", instead: instead.into() });
         }
-<<<<<<< HEAD
         let group = match coordination {
             Coordination::PerTick if !capabilities.marks => {
-                let instead = "claiming each tick needs them: let a leader run the jobs (Coordination::leader), \
-                     or pick a backend that keeps marks, such as flock";
+                let instead = "claiming each tick needs them: pick a backend that keeps marks (flock, redis, etcd, a socket \
+                     with a state_dir), or let a leader run the jobs (Coordination::leader)";
                 return Err(Error::Lacks { need: "marks", instead: instead.into() });
             }
             Coordination::PerTick => None,
             Coordination::Leader(group) => Some(LockKey::of_leader(&group)?),
         };
-=======
-        if !capabilities.marks {
-            let instead = "claiming each tick needs them: pick a backend that keeps marks (flock, redis, etcd, a socket with a \
-                           state_dir), or leader mode";
-            return Err(Error::Lacks { need: "marks", instead: instead.into() });
-        }
->>>>>>> socket
         let mut seen = HashSet::new();
         let jobs = jobs.into_iter().map(|job| {
             let key = job.id.clone()?;
