@@ -15,7 +15,7 @@ impl Harness for Cluster {
     type Backend = EtcdBackend;
 
     async fn start() -> Self {
-        Self(Store::shared())
+        Self(Store::alone())
     }
 
     async fn start_alone() -> Self {

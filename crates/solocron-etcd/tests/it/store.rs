@@ -1,5 +1,8 @@
 //! Real servers: one that all tests of this process share, and those of a test's own, with a proxy in front.
 
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -47,6 +50,36 @@ impl Store {
         format!("solocron/{}/lock/{}", self.namespace, key.slug())
     }
 
+    pub(crate) fn state_key(&self, key: &LockKey) -> String {
+        format!("solocron/{}/state/{}", self.namespace, key.slug())
+    }
+
+    /// Puts a value, on a lease or (0) without.
+    pub(crate) fn put(&self, key: &str, value: &str, lease: &str) {
+        let (key, value) = (base64(key.as_bytes()), base64(value.as_bytes()));
+        let put = format!(r#"{{"key": "{key}", "value": "{value}", "lease": "{lease}"}}"#);
+        self.server.command("/v3/kv/put", &put).unwrap();
+    }
+
+    /// Whether the lock key is there.
+    pub(crate) fn is_held(&self, key: &LockKey) -> bool {
+        let key = base64(self.lock_key(key).as_bytes());
+        let kept = self.server.command("/v3/kv/range", &format!(r#"{{"key": "{key}"}}"#)).unwrap();
+        kept.contains(r#""kvs""#)
+    }
+
+    /// The revision of the server.
+    pub(crate) fn revision(&self) -> u64 {
+        let answer = self.server.command("/v3/kv/range", r#"{"key": "AA=="}"#).unwrap();
+        number(&answer, "revision").expect("every answer has a revision")
+    }
+
+    /// All leases that the server has.
+    pub(crate) fn sessions(&self) -> usize {
+        let leases = self.server.command("/v3/lease/leases", "{}").unwrap();
+        leases.matches(r#""ID""#).count()
+    }
+
     pub(crate) fn delete_lock(&self, key: &LockKey) {
         let key = base64(self.lock_key(key).as_bytes());
         let deleted = self.server.command("/v3/kv/deleterange", &format!(r#"{{"key": "{key}"}}"#));
@@ -67,7 +100,39 @@ impl Store {
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// A number in JSON, which etcd writes as a text.
+fn number(json: &str, name: &str) -> Option<u64> {
+    let (_, rest) = json.split_once(&format!(r#""{name}":""#))?;
+    rest.split('"').next()?.parse().ok()
+}
+
+/// What a server was sent, by the name of the call: messages, also on streams.
+pub(crate) fn received(server: SocketAddr) -> BTreeMap<String, u64> {
+    let mut stream = TcpStream::connect(server).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let counts = answer.lines().filter_map(|line| {
+        let rest = line.strip_prefix("grpc_server_msg_received_total{grpc_method=\"")?;
+        let (method, rest) = rest.split_once('"')?;
+        let count: f64 = rest.rsplit(' ').next()?.parse().ok()?;
+        Some((method.to_owned(), count as u64))
+    });
+    counts.filter(|(_, count)| *count > 0).collect()
+}
+
+/// What was sent between two countings.
+pub(crate) fn sent_between(
+    before: &BTreeMap<String, u64>,
+    after: &BTreeMap<String, u64>,
+) -> BTreeMap<String, u64> {
+    let new = after.iter().map(|(method, count)| {
+        (method.clone(), count - before.get(method).copied().unwrap_or(0))
+    });
+    new.filter(|(_, count)| *count > 0).collect()
+}
+
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for three in bytes.chunks(3) {
