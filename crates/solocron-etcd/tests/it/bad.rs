@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use solocron::lock::{LockBackend, MarkAfter, Renewal, Reply};
 use solocron::{BackendError, Effect, Kind};
 use solocron_etcd::EtcdBackend;
-use solocron_testkit::server::EtcdServer;
+use solocron_testkit::server::{EtcdBuilder, EtcdServer};
 
 use crate::client::{attempt, claim, due_tick, key, locks, now, plain, soon, until, win};
 use crate::store::{Store, base64};
@@ -102,7 +102,7 @@ fn user(store: &Store, name: &str, password: &str) -> EtcdBackend {
 }
 
 /// A server with users, one of whom is `app`, whose role may read and write below `prefix`.
-fn with_users(builder: solocron_testkit::server::EtcdBuilder, prefix: &str) -> Store {
+pub(crate) fn with_users(builder: EtcdBuilder, prefix: &str, password: &str) -> Store {
     let store = Store::on(Arc::new(builder.users("root-secret").start()));
     let ask = |path: &str, json: String| store.server.command(path, &json).unwrap();
     ask("/v3/auth/role/add", r#"{"name": "solocron"}"#.to_owned());
@@ -114,14 +114,14 @@ fn with_users(builder: solocron_testkit::server::EtcdBuilder, prefix: &str) -> S
         r#"{{"name": "solocron", "perm": {{"permType": "READWRITE", "key": "{from}", "range_end": "{to}"}}}}"#
     );
     ask("/v3/auth/role/grant", permission);
-    ask("/v3/auth/user/add", r#"{"name": "app", "password": "app-secret"}"#.to_owned());
+    ask("/v3/auth/user/add", format!(r#"{{"name": "app", "password": "{password}"}}"#));
     ask("/v3/auth/user/grant", r#"{"user": "app", "role": "solocron"}"#.to_owned());
     store
 }
 
 #[tokio::test]
 async fn wrong_users_are_denied() {
-    let store = with_users(EtcdServer::builder(), "solocron/");
+    let store = with_users(EtcdServer::builder(), "solocron/", "app-secret");
     for (name, password) in [("app", "wrong"), ("nobody", "app-secret"), ("app", "")] {
         let error = refusal(&user(&store, name, password)).await;
         assert_eq!((error.kind(), error.effect()), (Kind::Denied, Effect::None), "{error}");
@@ -138,7 +138,7 @@ async fn wrong_users_are_denied() {
 
 #[tokio::test]
 async fn the_role_in_the_docs_is_all_that_is_needed() {
-    let store = with_users(EtcdServer::builder(), "solocron/test/");
+    let store = with_users(EtcdServer::builder(), "solocron/test/", "app-secret");
     let backend = user(&store, "app", "app-secret");
     let tick = due_tick(&backend, "job").await;
     let mut watch = backend.watch(&key("job")).await.unwrap().unwrap();
@@ -159,7 +159,7 @@ async fn the_role_in_the_docs_is_all_that_is_needed() {
 
 #[tokio::test]
 async fn a_permission_that_is_taken_away_is_denied_and_not_a_loss_of_time() {
-    let store = with_users(EtcdServer::builder(), "solocron/");
+    let store = with_users(EtcdServer::builder(), "solocron/", "app-secret");
     let backend = user(&store, "app", "app-secret");
     let grant = win(&backend, &plain("lock", LONG)).await;
     let role = r#"{"name": "app", "role": "solocron"}"#;
@@ -174,7 +174,7 @@ async fn a_permission_that_is_taken_away_is_denied_and_not_a_loss_of_time() {
 
 #[tokio::test]
 async fn a_token_that_expired_is_renewed() {
-    let store = with_users(EtcdServer::builder().set("auth-token-ttl", "1"), "solocron/");
+    let store = with_users(EtcdServer::builder().set("auth-token-ttl", "1"), "solocron/", "app-secret");
     let backend = user(&store, "app", "app-secret");
     let grant = win(&backend, &plain("held", LONG)).await;
     let mut watch = backend.watch(&key("held")).await.unwrap().unwrap();

@@ -5,7 +5,9 @@ mod bad;
 mod client;
 mod cluster;
 mod conformance;
+mod faults;
 mod holder;
+mod secrets;
 mod session;
 mod store;
 #[cfg(feature = "tls")]
