@@ -21,6 +21,7 @@
 //! The order is the point: each line was put where it is because a trace loses or doubles a tick otherwise. The test kit's
 //! exhaustive check keeps those traces.
 
+mod acquire;
 mod bytes;
 
 use std::time::Duration;
@@ -106,7 +107,7 @@ pub enum Verdict {
         /// Whether it is that one, whose run never ended.
         unfinished: bool,
     },
-    /// Call [`KeyRecord::grant`].
+    /// Call [`KeyRecord::grant`], as [`KeyRecord::acquire`] does.
     Grant,
 }
 
