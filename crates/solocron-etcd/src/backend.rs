@@ -142,10 +142,8 @@ impl Home {
         if !changed {
             return Ok(enrolled);
         }
-        self.change(&job.key, names, Some(seen), |record, _| {
-            Ok((enroll(record).0, LockKeyIs::Any))
-        })
-        .await
+        self.change(&job.key, names, Some(seen), |record, _| Ok((enroll(record).0, LockKeyIs::Any)))
+            .await
     }
 
     async fn holders(&self, prefix: &str) -> Result<Vec<Holder>, BackendError> {
@@ -253,7 +251,7 @@ impl LockBackend for EtcdBackend {
         let home = &handle.0;
         let news = home.bells.listen(&home.keys.lock(key));
         established(home).await?;
-        Ok(Some(Box::new(EtcdWatch::new(news, handle))))
+        Ok(Some(Box::new(EtcdWatch { news, _backend: handle })))
     }
 
     async fn epoch(&self) -> Result<Epoch, BackendError> {

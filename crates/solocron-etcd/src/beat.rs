@@ -80,14 +80,11 @@ async fn run(home: &Arc<Home>, session: &Arc<Session>) -> Lost {
 fn give_up_unrenewed(home: &Arc<Home>, living: Vec<Arc<Lease>>, now: LeaseInstant) -> LeaseInstant {
     let mut next = LeaseInstant::NEVER;
     for lease in living {
-        match lease.until() {
-            Some(until) if until <= now => {
-                if home.ledger.lose(&lease, Lost::Expired, false) {
-                    home.keeper.spawn(give_up(Arc::clone(home), lease));
-                }
-            }
-            Some(until) => next = next.min(until),
-            None => {}
+        let Some(until) = lease.until() else { continue };
+        if until > now {
+            next = next.min(until);
+        } else if home.ledger.lose(&lease, Lost::Expired, false) {
+            home.keeper.spawn(give_up(Arc::clone(home), lease));
         }
     }
     next
@@ -96,8 +93,12 @@ fn give_up_unrenewed(home: &Arc<Home>, living: Vec<Arc<Lease>>, now: LeaseInstan
 /// Deletes the key of a lock that is over. Its tick stays as it is, as if the process had died.
 async fn give_up(home: Arc<Home>, lease: Arc<Lease>) {
     let names = home.names(&lease.key);
-    let guarded =
-        Guarded { lock: &names.lock, state: &names.state, lock_is: Some(lease.fence), state_is: None };
+    let guarded = Guarded {
+        lock: &names.lock,
+        state: &names.state,
+        lock_is: Some(lease.fence),
+        state_is: None,
+    };
     while lease.session.over().is_none() && !home.closed.is_cancelled() {
         match home.wire.commit(&guarded, &[Write::DeleteLock]).await {
             Ok(_) => return, // it is gone, or it was

@@ -16,6 +16,7 @@ use crate::keys::Keys;
 use crate::ledger::Ledger;
 use crate::seen::Memory;
 use crate::session::{SLACK, Session};
+use crate::watch::Watched;
 use crate::wire::Wire;
 use crate::{beat, watch as watching};
 
@@ -32,8 +33,7 @@ pub(crate) struct Home {
     sessions: Mutex<HashMap<Duration, Arc<Session>>>,
     /// Whoever makes one.
     making: tokio::sync::Mutex<()>,
-    /// Whether deletions are being watched: `None` before anybody asked for it.
-    pub(crate) watched: watch::Sender<Option<bool>>,
+    pub(crate) watched: watch::Sender<Watched>,
     /// Nobody needs this any more.
     pub(crate) closed: CancellationToken,
 }
@@ -58,7 +58,7 @@ impl Home {
             bells: Bells::default(),
             sessions: Mutex::default(),
             making: tokio::sync::Mutex::default(),
-            watched: watch::Sender::new(None),
+            watched: watch::Sender::default(),
             closed: CancellationToken::new(),
         }))
     }
@@ -88,7 +88,10 @@ impl Home {
     /// The session for locks of this ttl; makes one if there is none.
     ///
     /// Made on the keeper's thread: whoever gives up waiting for it finds it the next time.
-    pub(crate) async fn session(self: &Arc<Self>, ttl: Duration) -> Result<Arc<Session>, BackendError> {
+    pub(crate) async fn session(
+        self: &Arc<Self>,
+        ttl: Duration,
+    ) -> Result<Arc<Session>, BackendError> {
         if let Some(session) = self.living_session(ttl) {
             return Ok(session);
         }
@@ -99,7 +102,10 @@ impl Home {
             let _ = tell.send(made);
         });
         told.await.unwrap_or_else(|_| {
-            Err(BackendError::new(Kind::Unavailable, "no thread is left to make a session with etcd"))
+            Err(BackendError::new(
+                Kind::Unavailable,
+                "no thread is left to make a session with etcd",
+            ))
         })
     }
 
