@@ -36,8 +36,13 @@ pub trait Harness: Sized + Send + Sync + 'static {
     /// The backend under test.
     type Backend: LockBackend;
 
-    /// A fresh, empty store.
+    /// A fresh, empty store. It may be a namespace of a store that other laws use at the same time.
     fn start() -> impl Future<Output = Self> + Send;
+
+    /// A fresh, empty store that nobody else uses: for laws that restart it, freeze it, make it forget or break its connections.
+    fn start_alone() -> impl Future<Output = Self> + Send {
+        Self::start()
+    }
 
     /// One more client of this store, as another process would have it.
     fn connect(&self) -> Self::Backend;

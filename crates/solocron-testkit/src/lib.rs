@@ -12,6 +12,10 @@ pub mod fleet;
 mod harness;
 pub mod history;
 pub mod laws;
+#[cfg(target_os = "linux")]
+mod proxy;
+#[cfg(target_os = "linux")]
+pub mod server;
 pub mod sim;
 
 pub use self::dice::Dice;
