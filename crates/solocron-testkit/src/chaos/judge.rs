@@ -1,13 +1,14 @@
 //! What is asked of the history of a run.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use super::jobs::{JobSpec, grace};
 use super::store::StoreFault;
 use super::verdict::{Least, Verdict};
 use crate::history::{
-    Event, History, Invariant, KILL, Ledger, Report, Rules, Violation, What, check,
+    Claim, Event, History, Invariant, KILL, Ledger, Report, Rules, Violation, What, check,
 };
 
 /// What was promised, and what was done.
@@ -29,17 +30,9 @@ pub(super) struct Case {
     pub(super) least: Least,
     /// What was wrong with the processes themselves.
     pub(super) broken: Vec<String>,
-    /// From here on there were no faults, in Unix milliseconds.
-    pub(super) calm_from: i64,
+    /// When there were no faults any more, and the fleet had to work, in Unix milliseconds.
+    pub(super) calm: Vec<Range<i64>>,
 }
-
-/// How long a fleet is watched without faults: some ticks of each job, and what each of them may take.
-pub(super) fn calm(ttl: Duration) -> Duration {
-    Duration::from_millis(CALM_MS.unsigned_abs()) + grace(ttl) + Duration::from_millis(500)
-}
-
-/// Ticks due in so many milliseconds are asked for after the last fault.
-const CALM_MS: i64 = 3_000;
 
 pub(super) fn judge(case: Case, history: &History) -> Verdict {
     let judge = Judge { case, history, at: Times::of(history) };
@@ -51,21 +44,13 @@ pub(super) fn judge(case: Case, history: &History) -> Verdict {
     if judge.case.store_clock && report.ledger.early > 0 {
         broken.push(format!("{} runs began before they were due", report.ledger.early));
     }
-    let from = judge.case.calm_from;
+    let from = judge.case.calm.first().map_or(i64::MAX, |calm| calm.start);
     let under_faults = check(history, &judge.rules(|_, tick| tick < from)).ledger;
-    let calm = check(
-        &judge.believed(),
-        &judge.rules(|spec, tick| spec.all && (from..from + CALM_MS).contains(&tick)),
-    );
+    let is_calm = |tick| judge.case.calm.iter().any(|calm| calm.contains(&tick));
+    let calm = check(&judge.believed(), &judge.rules(|spec, tick| spec.all && is_calm(tick)));
     broken.extend(judge.lost_in_calm(&calm));
     broken.extend(judge.void(&report.ledger, &under_faults));
-    let mut skipped = BTreeMap::new();
-    for event in history.events() {
-        if let What::Skipped { why, job, tick } = &event.what {
-            skipped.entry(why.clone()).or_insert_with(BTreeSet::new).insert((job.clone(), *tick));
-        }
-    }
-    let skipped = skipped.into_iter().map(|(why, ticks)| (why, ticks.len())).collect();
+    let skipped = judge.passed_over();
     let Judge { case, .. } = judge;
     Verdict {
         name: case.name,
@@ -166,19 +151,17 @@ impl Judge<'_> {
     /// Violations that no fault explains.
     fn violations(&self, report: &Report) -> Vec<String> {
         let (mut unseen, splits) = (Unseen::of(self), self.kinds(|fault| fault.splits));
-        let settle = self.case.settle.as_nanos() as i128;
         let split = |violation: &Violation| {
             let times = || violation.events.iter().map(|(_, event)| i128::from(event.t));
             let (from, until) =
                 (times().min().unwrap_or_default(), times().max().unwrap_or_default());
-            self.spans().iter().any(|span| {
-                splits.contains(span.kind)
-                    && span.from <= until
-                    && from <= span.until.saturating_add(settle)
-            })
+            let splits = |span: &Span<'_>| splits.contains(span.kind);
+            self.spans().iter().any(|span| splits(span) && span.from <= until && from <= span.until)
         };
         let broken = report.violations.iter().filter(|violation| match violation.id {
             Invariant::StrictExclusion => !split(violation),
+            // The run that does not know of it yet has the older fence.
+            Invariant::Exclusion => !(violation.sentence.contains("too old") && split(violation)),
             Invariant::NoneLost => !unseen.explains(violation),
             _ => true,
         });
@@ -211,10 +194,8 @@ impl Judge<'_> {
     /// Ticks of at-most-once jobs that were started more than once.
     fn started_twice(&self) -> Vec<String> {
         let mut starts: BTreeMap<(&str, i64), Vec<&Event>> = BTreeMap::new();
-        for event in self.history.events() {
-            if let What::Start { claim, .. } = &event.what {
-                starts.entry((&claim.job, claim.tick)).or_default().push(event);
-            }
+        for (claim, event) in self.starts() {
+            starts.entry((&claim.job, claim.tick)).or_default().push(event);
         }
         let once = |job: &str| {
             self.case.jobs.iter().any(|spec| spec.name == job && spec.is_at_most_once())
@@ -283,6 +264,29 @@ impl Judge<'_> {
             .collect()
     }
 
+    /// Ticks that were passed over and never started, by what was said of them.
+    fn passed_over(&self) -> BTreeMap<String, usize> {
+        let started: HashSet<_> =
+            self.starts().map(|(claim, _)| (&claim.job, claim.tick)).collect();
+        let mut passed_over: BTreeMap<String, HashSet<(&String, i64)>> = BTreeMap::new();
+        for event in self.history.events() {
+            if let What::Skipped { why, job, tick } = &event.what
+                && !started.contains(&(job, *tick))
+                && self.history.meta().wall_ms <= *tick
+            {
+                passed_over.entry(why.clone()).or_default().insert((job, *tick));
+            }
+        }
+        passed_over.into_iter().map(|(why, ticks)| (why, ticks.len())).collect()
+    }
+
+    fn starts(&self) -> impl Iterator<Item = (&Claim, &Event)> {
+        self.history.events().iter().filter_map(|event| match &event.what {
+            What::Start { claim, .. } => Some((claim, event)),
+            _ => None,
+        })
+    }
+
     /// After the last fault every tick is run, but for those that a run of their job passed over.
     fn lost_in_calm(&self, calm: &Report) -> Vec<String> {
         let Ledger { due, ran_once, skipped, .. } = calm.ledger;
@@ -320,13 +324,7 @@ impl Judge<'_> {
                 ledger.kills_of_holders
             ));
         }
-        let ran: HashSet<_> = self
-            .history
-            .events()
-            .iter()
-            .filter(|event| matches!(event.what, What::Start { .. }))
-            .map(|event| &event.node)
-            .collect();
+        let ran: HashSet<_> = self.starts().map(|(_, event)| &event.node).collect();
         if ran.len() < super::nodes::NAMES.len() {
             void.push(format!("void: only {} nodes ran anything", ran.len()));
         }

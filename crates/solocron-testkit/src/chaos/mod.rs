@@ -44,7 +44,7 @@
 //! - everything that [`check`](crate::history::check) asks, I4 without taking the library's word for a missed tick of a job that
 //!   runs all of them;
 //! - no tick of an at-most-once job is started twice, and a run that did not end is told of, or tried again;
-//! - after the last fault every due tick is run;
+//! - after the last fault every due tick is run, by all nodes and then by the oldest process alone, and each node reaches the store;
 //! - enough happened: every kind of fault, kills of holders, ticks that ran. Else the run is void, which is a failure.
 //!
 //! `SOLOCRON_CHAOS_SECONDS` says for how long there are faults, `SOLOCRON_SEED` which ones; each run prints its seed. Processes
@@ -165,8 +165,7 @@ impl Chaos {
         nemesis.boot_all();
         nemesis.torment(lasts, least.faults_of_a_kind);
         let lasted = begun.elapsed();
-        let calm_from = nemesis.heal_all(settle);
-        nemesis.rest(judge::calm(ttl));
+        let calm = nemesis.heal_all(settle);
         let faults = nemesis.faults().to_vec();
         let nodes = nemesis.end();
         let history = History::read(nodes.witness())
@@ -184,7 +183,7 @@ impl Chaos {
             faults,
             least,
             broken: nodes.broken.clone(),
-            calm_from,
+            calm,
         };
         let mut verdict = judge::judge(case, &history);
         verdict.history = nodes.close(verdict.is_clean());

@@ -96,12 +96,12 @@ impl<'s, S: Store> Nemesis<'s, S> {
         let kinds = self.kinds().len() as u32;
         let pace = lasts / (kinds * u32::try_from(least).unwrap_or(u32::MAX) + 1);
         let pace =
-            pace.clamp(Duration::from_millis(400), Duration::from_millis(1_500)).as_millis() as u64;
+            pace.clamp(Duration::from_millis(400), Duration::from_millis(1_000)).as_millis() as u64;
         let begun = Instant::now();
         let mut next = begun + self.millis(pace / 2..pace);
         while begun.elapsed() < lasts || self.rarest() < least && begun.elapsed() < lasts * 3 {
             self.step();
-            if Instant::now() >= next && self.harm() {
+            if Instant::now() >= next && self.harm(next.elapsed()) {
                 next = Instant::now() + self.millis(pace / 2..pace * 3 / 2);
             }
         }
@@ -158,8 +158,8 @@ impl<'s, S: Store> Nemesis<'s, S> {
         }
     }
 
-    /// Does the harm that is next, if it can be done now.
-    fn harm(&mut self) -> bool {
+    /// Does the harm that is next, if it can be done now; it is this late.
+    fn harm(&mut self, late: Duration) -> bool {
         if self.bag.is_empty() {
             self.bag = self.kinds();
         }
@@ -168,7 +168,7 @@ impl<'s, S: Store> Nemesis<'s, S> {
         let fault = self.faults.iter().position(|fault| fault.kind == kind);
         let whole = fault.is_some_and(|fault| self.faults[fault].hits == Hits::Everybody);
         let Some(node) =
-            (if whole { (!self.everybody_hit).then_some(0) } else { self.victim(kind) })
+            (if whole { (!self.everybody_hit).then_some(0) } else { self.victim(kind, late) })
         else {
             return false;
         };
@@ -215,8 +215,9 @@ impl<'s, S: Store> Nemesis<'s, S> {
         self.later(lasts, Undo::Heal(at, node));
     }
 
-    /// A node that nothing hits, while there are enough of them: for a kill one that holds a job, if there is one.
-    fn victim(&mut self, kind: &str) -> Option<usize> {
+    /// A node that nothing hits, while there are enough of them. For a kill one that holds a job; that is waited for, a little.
+    fn victim(&mut self, kind: &str, late: Duration) -> Option<usize> {
+        const A_LITTLE: Duration = Duration::from_secs(1);
         let is_well = |node: &usize| !self.hit[*node] && self.nodes.life(*node) == Life::Up;
         let well: Vec<_> = (0..NAMES.len()).filter(is_well).collect();
         if NAMES.len() - well.len() >= MOST_HIT {
@@ -224,26 +225,45 @@ impl<'s, S: Store> Nemesis<'s, S> {
         }
         let any = well[self.dice.below(well.len() as u64) as usize];
         let holder = self.nodes.has_just_begun(STEADY).filter(|node| well.contains(node));
-        Some(holder.filter(|_| kind == "kill").unwrap_or(any))
+        match (kind, holder) {
+            ("kill", Some(holder)) => Some(holder),
+            ("kill", None) if late < A_LITTLE => None,
+            _ => Some(any),
+        }
     }
 
-    /// Undoes everything, and waits until the fleet must work again. Returns the time, in Unix milliseconds.
-    pub(super) fn heal_all(&mut self, settle: Duration) -> i64 {
-        self.agenda
-            .iter_mut()
-            .filter(|(_, undo)| !matches!(undo, Undo::Over(..)))
-            .for_each(|(at, _)| *at = Instant::now());
-        while !self.agenda.is_empty()
-            || (0..NAMES.len()).any(|node| self.nodes.life(node) != Life::Up)
-        {
+    /// Undoes everything, and looks whether the fleet works again: all of it, and then the oldest process alone. Returns the times in
+    /// which it had to, in Unix milliseconds.
+    pub(super) fn heal_all(&mut self, settle: Duration) -> Vec<Range<i64>> {
+        let undo = |(_, undo): &&mut (Instant, Undo)| !matches!(undo, Undo::Over(..));
+        self.agenda.iter_mut().filter(undo).for_each(|(at, _)| *at = Instant::now());
+        let is_down = |nodes: &Nodes, node| nodes.life(node) != Life::Up;
+        while !self.agenda.is_empty() || (0..NAMES.len()).any(|node| is_down(&self.nodes, node)) {
             self.step();
         }
         self.rest(settle);
-        both_clocks().1
+        self.nodes.reach_the_store();
+        let together = self.calm();
+        self.nodes.leave_the_oldest();
+        self.rest(settle);
+        vec![together, self.calm()]
+    }
+
+    /// Some seconds without faults, until all ticks that were due in them are started, or it is too late for that.
+    fn calm(&mut self) -> Range<i64> {
+        const LASTS: Duration = Duration::from_secs(3);
+        let from = both_clocks().1;
+        self.rest(LASTS);
+        let ticks = from..both_clocks().1;
+        let until = Instant::now() + jobs::grace(self.ttl);
+        while Instant::now() < until && !self.nodes.has_started(&jobs::jobs(self.ttl), &ticks) {
+            self.rest(Duration::from_millis(200));
+        }
+        ticks
     }
 
     /// Does nothing for a while.
-    pub(super) fn rest(&mut self, time: Duration) {
+    fn rest(&mut self, time: Duration) {
         let begun = Instant::now();
         while begun.elapsed() < time {
             self.step();

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use solocron::lock::{LockOptions, Locks, NodeId};
+use solocron::lock::{LockOptions, Locks, NodeId, TryLock};
 use solocron::trigger::Every;
 use solocron::{Cancelled, Context, Event, Job, Misfire, Scheduler, What};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::unbounded_channel;
 
 use super::clock::Wrong;
 use super::jobs::{self, JobSpec};
@@ -109,10 +110,24 @@ async fn schedule<S: Store>(role: Role, parent: fleet::Parent) {
         .observe(move |event| observe(&observer, &specs, event))
         .build()
         .expect("this backend can schedule");
+    let (to_reach, mut asked_to_reach) = unbounded_channel();
     std::thread::spawn(move || {
         for command in parent {
-            let skew = command.strip_prefix("clock ").and_then(|skew| skew.parse().ok());
-            clock.set(skew.unwrap_or_else(|| panic!("no command: {command}")));
+            match command.split_once(' ') {
+                Some(("clock", skew)) => clock.set(skew.parse().expect("milliseconds")),
+                _ if command == "reach" => drop(to_reach.send(())),
+                _ => panic!("no command: {command}"),
+            }
+        }
+    });
+    let (reaching, key) = (locks.clone(), format!("reach-{}", role.node));
+    tokio::spawn(async move {
+        while let Some(()) = asked_to_reach.recv().await {
+            // Over the connections that the scheduler has.
+            if let Ok(TryLock::Won(guard)) = reaching.try_lock(&*key).await {
+                drop(guard.release().await);
+                tell("reached");
+            }
         }
     });
     pen.write(history::What::Boot);

@@ -1,6 +1,7 @@
 //! The nodes, as their parent sees them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use super::jobs::{JobSpec, grace};
 use super::node::{Part, Role};
 use super::pen::Pen;
 use crate::fleet::{Fleet, Member, this_test};
-use crate::history::{EVERYBODY, Event, KILL, Meta, STOP, Schedule, What, monotonic_ns};
+use crate::history::{EVERYBODY, Event, History, KILL, Meta, STOP, Schedule, What, monotonic_ns};
 
 /// Their names.
 pub(super) const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -75,6 +76,8 @@ pub(super) struct Nodes {
     setup: Setup,
     fleet: Fleet,
     lives: [Life; NAMES.len()],
+    /// When each was started last.
+    booted: [Instant; NAMES.len()],
     /// Who began a run last, by job.
     begun: BTreeMap<String, (usize, Instant)>,
     witness: PathBuf,
@@ -97,9 +100,9 @@ impl Nodes {
             jobs: jobs.iter().map(|job| (job.name.to_owned(), every(job))).collect(),
         });
         pen.write_event(&Event { t, node: NEMESIS.to_owned(), pid: std::process::id(), what });
-        let (fleet, lives, begun, broken) =
-            (Fleet::new(), [Life::Down; NAMES.len()], BTreeMap::new(), Vec::new());
-        Self { setup, fleet, lives, begun, witness, pen, broken }
+        let (lives, booted) = ([Life::Down; NAMES.len()], [Instant::now(); NAMES.len()]);
+        let (fleet, begun, broken) = (Fleet::new(), BTreeMap::new(), Vec::new());
+        Self { setup, fleet, lives, booted, begun, witness, pen, broken }
     }
 
     pub(super) fn witness(&self) -> &Path {
@@ -122,7 +125,7 @@ impl Nodes {
     pub(super) fn boot(&mut self, node: usize, skew_ms: i64, address: String) {
         let (fleet, witness) = (&mut self.fleet, &self.witness);
         self.setup.start(fleet, Part::Node, NAMES[node], skew_ms, witness, address);
-        self.lives[node] = Life::Up;
+        (self.lives[node], self.booted[node]) = (Life::Up, Instant::now());
     }
 
     /// Waits until a node that was just started schedules.
@@ -241,18 +244,68 @@ impl Nodes {
         self.begun.get(job).filter(|(_, at)| *at > since).map(|(node, _)| *node)
     }
 
+    /// Lets each node take a lock of its own, through the connections that it has.
+    pub(super) fn reach_the_store(&mut self) {
+        /// Whoever finds its way back at all has found it by now; this is for a slow machine.
+        const SOON: Duration = Duration::from_secs(10);
+        let too_late = Instant::now() + SOON;
+        // At the same time, since those that do not answer are waited for.
+        NAMES.iter().for_each(|name| drop(self.fleet[name].send("reach")));
+        for name in NAMES {
+            let member = &mut self.fleet[name];
+            let left = too_late.saturating_duration_since(Instant::now());
+            if let Err(error) = member.expect("reached", left) {
+                let text = format!("a node does not reach the store after the last fault: {error}");
+                self.broken.push(text);
+            }
+        }
+    }
+
+    /// Ends all but the one that has been there for the longest time: it has seen the most.
+    pub(super) fn leave_the_oldest(&mut self) {
+        let oldest = (0..NAMES.len()).min_by_key(|node| self.booted[*node]);
+        for node in (0..NAMES.len()).filter(|node| Some(*node) != oldest) {
+            self.send_away(node);
+        }
+        self.wait_until(|lives| !lives.iter().any(|life| matches!(life, Life::Leaving { .. })));
+    }
+
+    fn send_away(&mut self, node: usize) {
+        if self.lives[node] == Life::Up && self.fleet[NAMES[node]].terminate().is_ok() {
+            self.lives[node] = Life::Leaving { since: Instant::now() };
+        }
+    }
+
+    fn wait_until(&mut self, done: impl Fn(&[Life]) -> bool) {
+        while !done(&self.lives) {
+            self.look();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether every tick in this time was started, of the jobs that run them all.
+    pub(super) fn has_started(&self, jobs: &[JobSpec], time: &Range<i64>) -> bool {
+        let Ok(history) = History::read_torn(&self.witness) else { return false };
+        let started: HashSet<_> = history
+            .events()
+            .iter()
+            .filter_map(|event| match &event.what {
+                What::Start { claim, .. } => Some((claim.job.as_str(), claim.tick)),
+                _ => None,
+            })
+            .collect();
+        jobs.iter().filter(|job| job.all).all(|job| {
+            job.ticks(time.start, time.end - 1).all(|tick| started.contains(&(job.name, tick)))
+        })
+    }
+
     /// Tells all that are up to end, and waits for it.
     pub(super) fn shut_down(&mut self) {
         for node in 0..NAMES.len() {
             self.cont(node);
-            if self.lives[node] == Life::Up && self.fleet[NAMES[node]].terminate().is_ok() {
-                self.lives[node] = Life::Leaving { since: Instant::now() };
-            }
+            self.send_away(node);
         }
-        while self.lives.iter().any(|life| *life != Life::Down) {
-            self.look();
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.wait_until(|lives| lives.iter().all(|life| *life == Life::Down));
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::jobs::STEADY;
 use super::judge::share_ran_of;
 use super::nodes::NAMES;
 use crate::history::Ledger;
@@ -118,11 +119,12 @@ impl fmt::Display for Verdict {
             ledger.interrupted,
             ledger.undone
         )?;
-        let take_over = ledger.worst_take_over().unwrap_or_default();
+        let taken_over = ledger.take_overs.iter().filter(|take_over| take_over.job == STEADY);
+        let worst = taken_over.map(|take_over| take_over.gap).max().unwrap_or_default();
+        let (late, early) = (ledger.worst_lateness, ledger.early);
         writeln!(
             f,
-            "  worst take-over {take_over:.2?}, worst lateness {:.2?}, {} starts early by this machine's clock",
-            ledger.worst_lateness, ledger.early
+            "  worst take-over of `{STEADY}` {worst:.2?}, worst lateness {late:.2?}, {early} starts early by this machine's clock"
         )?;
         for broken in self.broken.iter().take(5) {
             writeln!(f, "  BROKEN {broken}")?;
