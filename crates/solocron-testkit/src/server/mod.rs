@@ -11,9 +11,11 @@ mod process;
 mod redis;
 mod resp;
 mod scratch;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use self::etcd::{EtcdBuilder, EtcdCluster, EtcdServer, EtcdVersion};
 pub(crate) use self::port::Port;
-pub use self::redis::{RedisBuilder, RedisServer};
+pub use self::redis::{RedisBuilder, RedisCluster, RedisServer};
 pub use self::resp::Value;
 pub use crate::proxy::{Direction, Proxy};

@@ -26,10 +26,11 @@ use nix::sys::wait::{self, Id, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 
 /// `$0` is the server's directory, the rest is its command line. The input of a background command would be `/dev/null`, so the
-/// leash moves to another descriptor; the server itself does not get it.
+/// leash moves to another descriptor; the server itself does not get it. The kernel hangs up on a group of processes whose parent has
+/// died while one of them was stopped (setpgid(2), "orphaned process group"), which the watchdog must survive to end the stopped one.
 const LEASHED: &str = r#"
 exec 3<&0
-{ read -r _ <&3 || { kill -9 $$; sleep 0.2; rm -rf "$0"; }; } &
+{ trap '' HUP INT TERM; read -r _ <&3 || { kill -9 $$; sleep 0.2; rm -rf "$0"; }; } &
 exec "$@" </dev/null 3<&-
 "#;
 

@@ -2,6 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
+#[cfg(feature = "tls")]
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -12,6 +15,8 @@ use super::member::Member;
 use crate::server::http::field;
 use crate::server::process::{GLANCE, Process};
 use crate::server::resp::PATIENCE;
+#[cfg(feature = "tls")]
+use crate::server::tls;
 
 /// An etcd of several members, numbered from 0. Otherwise as [`EtcdServer`](super::EtcdServer).
 ///
@@ -49,9 +54,13 @@ impl EtcdCluster {
         assert!(members > 0, "an etcd has at least one member");
         const TRIES: usize = 5;
         for left in (0..TRIES).rev() {
-            let members = (0..members).map(Member::new).collect();
+            let members = (0..members).map(|number| Member::new(number, setup.has_tls())).collect();
             let (age, token) = (AtomicU32::new(0), Mutex::new(None));
             let cluster = Self { members, setup: setup.clone(), age, token };
+            #[cfg(feature = "tls")]
+            if setup.has_tls() {
+                tls::issue(cluster.authority());
+            }
             match cluster.bring_up() {
                 Ok(()) => return cluster,
                 Err((_, why)) if why.contains(IN_USE) && left > 0 => {}
@@ -77,6 +86,27 @@ impl EtcdCluster {
     #[must_use]
     pub fn address(&self, member: usize) -> SocketAddr {
         self.members[member].address()
+    }
+
+    /// The certificate of the authority that has signed the members' one.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        tls::ca(self.authority())
+    }
+
+    /// A certificate for clients, signed by the same authority.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn certificate_file(&self) -> PathBuf {
+        tls::client_certificate(self.authority())
+    }
+
+    /// The key that belongs to [`certificate_file`](Self::certificate_file).
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn key_file(&self) -> PathBuf {
+        tls::client_key(self.authority())
     }
 
     /// How many members there are, dead or alive.
@@ -168,8 +198,8 @@ impl EtcdCluster {
     pub fn wipe(&self) {
         for (number, member) in self.members.iter().enumerate() {
             self.kill(number);
-            let data = member.dir.path().join("data");
-            std::fs::remove_dir_all(data).expect("the data of a dead member can be removed");
+            std::fs::remove_dir_all(member.data())
+                .expect("the data of a dead member can be removed");
         }
         self.age.fetch_add(1, Ordering::Relaxed);
         self.bring_up().unwrap_or_else(|(member, why)| self.fail(member, &why));
@@ -208,8 +238,8 @@ impl EtcdCluster {
         // The ports of the first member are ours, so no other etcd of this host has this token.
         let token =
             format!("{}-{}", self.members[0].peer.number(), self.age.load(Ordering::Relaxed));
-        let data = member.dir.path().join("data");
-        let arguments = self.setup.arguments(member, &data, &cluster.join(","), &token);
+        let authority = self.authority();
+        let arguments = self.setup.arguments(member, authority, &cluster.join(","), &token);
         let program = self.setup.version.program();
         *member.process() = Some(Process::start(&program, &arguments, member.dir.path()));
     }
@@ -282,6 +312,11 @@ impl EtcdCluster {
                 _ => return Ok(Err(body)),
             }
         }
+    }
+
+    /// Where the certificates are, if there are any.
+    fn authority(&self) -> &Path {
+        self.members[0].dir.path()
     }
 
     fn with<T>(&self, member: usize, what: impl FnOnce(&mut Process) -> T) -> T {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,29 +18,38 @@ pub(super) struct Member {
     // Dropped in this order: first the process, then its directory, then its ports.
     process: Mutex<Option<Process>>,
     pub(super) dir: TempDir,
-    pub(super) client: Port,
+    client: Port,
     pub(super) peer: Port,
+    /// Where it is driven without TLS, if its clients need TLS.
+    pub(super) control: Option<Port>,
     pub(super) name: String,
 }
 
 impl Member {
     /// A place for a member. Nothing runs yet.
-    pub(super) fn new(number: usize) -> Self {
+    pub(super) fn new(number: usize, tls: bool) -> Self {
         Self {
             process: Mutex::new(None),
             dir: scratch(),
             client: Port::claim(),
             peer: Port::claim(),
+            control: tls.then(Port::claim),
             name: format!("member-{number}"),
         }
     }
 
     pub(super) fn endpoint(&self) -> String {
-        format!("http://{}", self.client.address())
+        let scheme = if self.control.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.client.address())
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.client.address()
+    }
+
+    /// Where its data is.
+    pub(super) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
     }
 
     pub(super) fn process(&self) -> MutexGuard<'_, Option<Process>> {
@@ -61,6 +71,7 @@ impl Member {
         json: &str,
         patience: Duration,
     ) -> io::Result<(u16, String)> {
-        post(self.client.address(), path, token, json, patience)
+        let to = self.control.as_ref().unwrap_or(&self.client).address();
+        post(to, path, token, json, patience)
     }
 }

@@ -5,6 +5,8 @@ mod cluster;
 mod member;
 
 use std::net::SocketAddr;
+#[cfg(feature = "tls")]
+use std::path::PathBuf;
 
 pub use self::builder::{EtcdBuilder, EtcdVersion};
 pub use self::cluster::EtcdCluster;
@@ -54,6 +56,27 @@ impl EtcdServer {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.cluster.address(0)
+    }
+
+    /// The certificate of the authority that has signed the server's.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        self.cluster.ca_file()
+    }
+
+    /// A certificate for clients, signed by the same authority.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn certificate_file(&self) -> PathBuf {
+        self.cluster.certificate_file()
+    }
+
+    /// The key that belongs to [`certificate_file`](Self::certificate_file).
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn key_file(&self) -> PathBuf {
+        self.cluster.key_file()
     }
 
     /// Posts `json` to a `path` of the JSON gateway, as root where there are users, past whatever proxies and certificates there are.

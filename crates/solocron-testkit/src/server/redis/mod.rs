@@ -1,6 +1,7 @@
 //! A real `redis-server`.
 
 mod builder;
+mod cluster;
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -13,9 +14,12 @@ use std::{io, mem};
 use tempfile::TempDir;
 
 pub use self::builder::RedisBuilder;
+pub use self::cluster::RedisCluster;
 use super::port::Port;
 use super::process::{GLANCE, Process, find};
 use super::resp::{Connection, PATIENCE, Value};
+#[cfg(feature = "tls")]
+use super::tls;
 
 /// A `redis-server` of this test's own, on a free port of the loopback interface. It keeps nothing on disk, unless
 /// [`append_only`](RedisBuilder::append_only). Dropping this ends it and removes its data; so does the death of this process.
@@ -39,6 +43,7 @@ pub struct RedisServer {
     process: Mutex<Process>,
     dir: TempDir,
     port: Port,
+    bus: Option<Port>,
     setup: RedisBuilder,
 }
 
@@ -70,7 +75,34 @@ impl RedisServer {
     /// Its address as clients take it, with the default user's password if there is one.
     #[must_use]
     pub fn url(&self) -> String {
-        self.setup.url(self)
+        self.setup.url(self, None)
+    }
+
+    /// The same for another [user](RedisBuilder::user).
+    #[must_use]
+    pub fn url_as(&self, user: &str, password: &str) -> String {
+        self.setup.url(self, Some((user, password)))
+    }
+
+    /// The certificate of the authority that has signed the server's.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        tls::ca(self.dir.path())
+    }
+
+    /// A certificate for clients, signed by the same authority.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn certificate_file(&self) -> PathBuf {
+        tls::client_certificate(self.dir.path())
+    }
+
+    /// The key that belongs to [`certificate_file`](Self::certificate_file).
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn key_file(&self) -> PathBuf {
+        tls::client_key(self.dir.path())
     }
 
     /// Sends one command, as the default user, past whatever proxies and certificates there are. The answer may be a
@@ -103,7 +135,7 @@ impl RedisServer {
         self.process().terminate(PATIENCE);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let new = self.setup.spawn(&self.port, self.dir.path());
+            let new = self.setup.spawn(&self.port, self.bus.as_ref(), self.dir.path());
             drop(mem::replace(&mut *self.process(), new));
             match self.ready() {
                 Ok(()) => return,
@@ -143,6 +175,23 @@ impl RedisServer {
             };
             if Instant::now() > deadline {
                 return Err(format!("did not answer PING within {PATIENCE:?}: {last:?}"));
+            }
+            thread::sleep(GLANCE);
+        }
+    }
+
+    /// Waits until the answer to `words` holds each of these lines.
+    fn await_lines(&self, words: &[&str], lines: &[&str]) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.command(words).to_string();
+            if lines.iter().all(|line| answer.lines().any(|found| found == *line)) {
+                return;
+            }
+            if Instant::now() > deadline {
+                self.fail(&format!(
+                    "did not come to {lines:?} within {PATIENCE:?}, but to {answer:?}"
+                ));
             }
             thread::sleep(GLANCE);
         }

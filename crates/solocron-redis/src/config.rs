@@ -1,0 +1,319 @@
+//! Options, checked in one place before anything is sent.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use solocron::Invalid;
+
+use crate::backend::RedisBackend;
+use crate::names::Names;
+
+/// Options of a [`RedisBackend`].
+///
+/// ```
+/// use std::time::Duration;
+/// use solocron_redis::RedisBackend;
+///
+/// let backend = RedisBackend::builder("redis://10.0.0.7:6379/2")
+///     .namespace("billing")
+///     .credentials("billing", "from a secret store")
+///     .request_timeout(Duration::from_millis(500))
+///     .build()?;
+/// # Ok::<(), solocron::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct RedisBuilder {
+    url: String,
+    credentials: Option<(String, String)>,
+    namespace: String,
+    request_timeout: Duration,
+    trusted: bool,
+    evicting: bool,
+    replicas: u32,
+    #[cfg(feature = "tls")]
+    tls: RedisTls,
+}
+
+/// Checked options.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) info: ConnectionInfo,
+    pub(crate) address: String,
+    pub(crate) names: Names,
+    pub(crate) request_timeout: Duration,
+    pub(crate) trusted: bool,
+    pub(crate) evicting: bool,
+    pub(crate) replicas: u32,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: RedisTls,
+}
+
+impl RedisBuilder {
+    pub(crate) fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            credentials: None,
+            namespace: "solocron".to_owned(),
+            request_timeout: Duration::from_secs(1),
+            trusted: false,
+            evicting: false,
+            replicas: 0,
+            #[cfg(feature = "tls")]
+            tls: RedisTls::default(),
+        }
+    }
+
+    /// What the locks share their names with. Default `solocron`.
+    ///
+    /// Two programs with the same namespace in the same database share their locks; give each fleet its own. All keys of a
+    /// namespace begin with `{namespace}:` and live in one hash slot.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// The ACL user and its password, instead of those in the URL. An empty user is the default one.
+    #[must_use]
+    pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.credentials = Some((user.into(), password.into()));
+        self
+    }
+
+    /// How long connecting may take, and one request. Default 1 s.
+    ///
+    /// Larger: a hung server is noticed later. Smaller: a slow one is taken for a hung one. The options of a lock bound its
+    /// requests as well ([`LockOptions::request_timeout`](solocron::lock::LockOptions::request_timeout)).
+    #[must_use]
+    pub fn request_timeout(mut self, limit: Duration) -> Self {
+        self.request_timeout = limit;
+        self
+    }
+
+    /// Believes that this server never loses an acknowledged write, not by a restart and not by a failover (`appendfsync always`
+    /// on one server that is never replaced). Default: not believed.
+    ///
+    /// Without it, a server process that was not seen before counts as a loss of memory: nothing is granted for the longest ttl,
+    /// and at-most-once ticks due before then are skipped. With it, only a missing epoch record does.
+    #[must_use]
+    pub fn trusted_persistence(mut self, trusted: bool) -> Self {
+        self.trusted = trusted;
+        self
+    }
+
+    /// Accepts a server whose `maxmemory-policy` evicts keys. Default: refused.
+    ///
+    /// Such a server deletes locks when its memory is short: two may hold one, and marks are lost.
+    #[must_use]
+    pub fn allow_eviction(mut self, allow: bool) -> Self {
+        self.evicting = allow;
+        self
+    }
+
+    /// How many replicas must have a grant before it is handed out (`WAIT`). Default 0.
+    ///
+    /// A grant that too few replicas acknowledged within the request timeout is given back, and the attempt fails. It makes a
+    /// failover lose fewer grants; it does not make Redis a consensus store. Costs a second connection, on which grants wait for
+    /// each other.
+    #[must_use]
+    pub fn replicas(mut self, count: u32) -> Self {
+        self.replicas = count;
+        self
+    }
+
+    /// Certificates for `rediss://`. Default: the system's authorities, and no client certificate.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    #[must_use]
+    pub fn tls(mut self, tls: RedisTls) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Checks the options. Sends nothing: the server is connected to by the first call.
+    ///
+    /// # Errors
+    ///
+    /// [`solocron::Error::Invalid`] where the URL, the namespace or a certificate cannot be used. No message holds a password.
+    pub fn build(self) -> solocron::Result<RedisBackend> {
+        Ok(RedisBackend::new(self.check()?))
+    }
+
+    /// The same, and connects.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), and [`solocron::Error::Backend`] where the server does not let us in, evicts keys, or is a
+    /// replica.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    pub async fn connect(self) -> solocron::Result<RedisBackend> {
+        let backend = self.build()?;
+        backend.opened().await.map_err(|source| solocron::Error::Backend {
+            doing: "connect to redis",
+            key: None,
+            source,
+        })?;
+        Ok(backend)
+    }
+
+    fn check(self) -> Result<Settings, Invalid> {
+        let names = Names::of(&self.namespace)?;
+        if self.request_timeout.is_zero() {
+            return Err(Invalid::new(
+                "request_timeout",
+                "0s",
+                "it must be longer than zero: leave it out for its default",
+            ));
+        }
+        let mut info = connection_info(&self.url)?;
+        let mut login = info.redis_settings().clone();
+        if let Some((user, password)) = &self.credentials {
+            if !user.is_empty() {
+                login = login.set_username(user);
+            }
+            login = login.set_password(password);
+        }
+        if login.db() < 0 {
+            return Err(Invalid::new(
+                "redis database",
+                login.db(),
+                "databases are numbered from 0",
+            ));
+        }
+        info = info.set_redis_settings(login.set_lib_name("solocron", env!("CARGO_PKG_VERSION")));
+        let settings = Settings {
+            address: address(info.addr(), info.redis_settings().db()),
+            info,
+            names,
+            request_timeout: self.request_timeout,
+            trusted: self.trusted,
+            evicting: self.evicting,
+            replicas: self.replicas,
+            #[cfg(feature = "tls")]
+            tls: self.tls,
+        };
+        settings.client().map_err(|_| {
+            let why = "the certificates or the key are no PEM that fit each other: see that each begins with -----BEGIN";
+            Invalid::new("redis tls", &settings.address, why)
+        })?;
+        Ok(settings)
+    }
+}
+
+/// Never the URL itself: it may hold a password.
+fn connection_info(url: &str) -> Result<ConnectionInfo, Invalid> {
+    let (scheme, rest) = url.split_once(':').unwrap_or(("", url));
+    let known = ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix", "valkey+unix"];
+    if !known.contains(&scheme) {
+        let shown = if rest.contains('@') { "…" } else { url };
+        let why =
+            "write redis://host:port/db, rediss://host:port/db (TLS) or redis+unix:///path?db=0";
+        return Err(Invalid::new("redis url", shown, why));
+    }
+    if url.ends_with("#insecure") {
+        return Err(Invalid::new(
+            "redis url",
+            format_args!("{scheme}://…#insecure"),
+            "certificates are always verified: give your authority with tls()",
+        ));
+    }
+    let tls = matches!(scheme, "rediss" | "valkeys");
+    if tls && !cfg!(feature = "tls") {
+        return Err(Invalid::new(
+            "redis url",
+            format_args!("{scheme}://…"),
+            "this build speaks no TLS: enable the feature `tls` of solocron-redis",
+        ));
+    }
+    url.into_connection_info().map_err(|error| {
+        let why = format!("{}: write {scheme}://user:password@host:port/db, with reserved characters percent-encoded", error.category());
+        let detail = error.to_string();
+        // What redis says of an URL is a fixed text, but for the number of the database.
+        let why = if detail.contains("database") { "the path is the number of the database: write /0".to_owned() } else { why };
+        Invalid::new("redis url", format_args!("{scheme}://…"), why)
+    })
+}
+
+fn address(addr: &ConnectionAddr, db: i64) -> String {
+    match addr {
+        ConnectionAddr::Unix(path) => format!("{} db {db}", path.display()),
+        other => format!("{other} db {db}"),
+    }
+}
+
+impl Settings {
+    /// Replaces what nobody may read by stars: old servers repeat a command that they do not know, arguments and all.
+    pub(crate) fn scrub(&self, text: String) -> String {
+        match self.info.redis_settings().password() {
+            Some(password) if !password.is_empty() => text.replace(password, "***"),
+            _ => text,
+        }
+    }
+}
+
+impl fmt::Debug for RedisBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBuilder")
+            .field("namespace", &self.namespace)
+            .field("request_timeout", &self.request_timeout)
+            .field("trusted_persistence", &self.trusted)
+            .field("allow_eviction", &self.evicting)
+            .field("replicas", &self.replicas)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("address", &self.address)
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Certificates for `rediss://`, as PEM.
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+#[derive(Clone, Default)]
+pub struct RedisTls {
+    pub(crate) authority: Option<Vec<u8>>,
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+#[cfg(feature = "tls")]
+impl RedisTls {
+    /// The system's authorities, no client certificate.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Trusts these authorities, and no others.
+    #[must_use]
+    pub fn authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.authority = Some(pem.into());
+        self
+    }
+
+    /// Shows this certificate (with its chain) to the server, and proves it with this key.
+    #[must_use]
+    pub fn identity(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.identity = Some((certificate.into(), key.into()));
+        self
+    }
+}
+
+#[cfg(feature = "tls")]
+impl fmt::Debug for RedisTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisTls")
+            .field("authority", &self.authority.is_some())
+            .field("identity", &self.identity.is_some())
+            .finish()
+    }
+}

@@ -1,0 +1,447 @@
+//! The way to the server: one connection that is made again for as long as the backend lives.
+//!
+//! Everything that waits on a socket runs on the keeper's thread; a caller only hands a command over and awaits its answer. So
+//! a runtime that is blocked, or gone, stops no renewal of anybody else.
+//!
+//! ```text
+//!   fresh ──► connecting ──► up ──► lost (told by the server, or by a PING that nobody answered) ──► connecting ─ ...
+//!                 └────────► down: transient ── after 20 ms to 1 s, or when somebody calls ──► connecting
+//!                              └── a person must act ── after 1 s to 30 s, when somebody calls ──► connecting
+//! ```
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, Value};
+use solocron::lock::{Keeper, Nonce};
+use solocron::{BackendError, Effect, Kind};
+use tokio::sync::{Notify, watch};
+
+use crate::config::Settings;
+use crate::error::{self, Sent};
+use crate::memory::Memory;
+use crate::reply;
+use crate::script::Script;
+use crate::session::Session;
+use crate::waiters::{self, Waiters};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Link {
+    settings: Settings,
+    /// This node's channel, without what all channels begin with.
+    node: String,
+    memory: Memory,
+    waiters: Waiters,
+    state: Mutex<State>,
+    /// Counts attempts to connect that have ended.
+    attempts: watch::Sender<u64>,
+    bell: Arc<Notify>,
+    doubting: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The process that the connection belongs to: a forked child makes its own.
+    pid: u32,
+    phase: Phase,
+    sessions: u64,
+    supervised: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Connecting,
+    Up(Session),
+    Down { error: BackendError, not_before: Instant },
+}
+
+/// How long to leave a server alone.
+struct Patience {
+    transient: Duration,
+    lasting: Duration,
+}
+
+impl Link {
+    const FIRST: Patience =
+        Patience { transient: Duration::from_millis(20), lasting: Duration::from_secs(1) };
+    const LAST: Patience =
+        Patience { transient: Duration::from_secs(1), lasting: Duration::from_secs(30) };
+
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            node: format!("{:032x}", Nonce::random().as_u128()),
+            memory: Memory::default(),
+            waiters: Waiters::default(),
+            state: Mutex::new(State {
+                pid: std::process::id(),
+                phase: Phase::Connecting,
+                sessions: 0,
+                supervised: false,
+            }),
+            attempts: watch::Sender::new(0),
+            bell: Arc::default(),
+            doubting: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub(crate) fn waiters(&self) -> &Waiters {
+        &self.waiters
+    }
+
+    pub(crate) fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// What this node hears: what is for it alone, and (as a sign of life) what is for all.
+    pub(crate) fn channels(&self) -> [String; 2] {
+        [
+            format!("{}{}", self.settings.names.channels(), self.node),
+            self.settings.names.everybody(),
+        ]
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is one assignment.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = std::process::id();
+        if state.pid != pid {
+            *state = State {
+                pid,
+                phase: Phase::Connecting,
+                sessions: state.sessions,
+                supervised: false,
+            };
+        }
+        state
+    }
+
+    /// The connection, made now if there is none. One attempt for all who ask at the same time.
+    pub(crate) async fn session(self: &Arc<Self>) -> Result<Session, BackendError> {
+        let mut attempts = self.attempts.subscribe();
+        let supervise = {
+            let mut state = self.state();
+            match &state.phase {
+                Phase::Up(session) => return Ok(session.clone()),
+                Phase::Down { error, not_before }
+                    if !error.kind().is_transient() && Instant::now() < *not_before =>
+                {
+                    return Err(error.clone());
+                }
+                _ => {}
+            }
+            !std::mem::replace(&mut state.supervised, true)
+        };
+        if supervise {
+            self.supervise()?;
+        }
+        self.bell.notify_one();
+        let limit = self.settings.request_timeout;
+        let ended = tokio::time::timeout(limit, attempts.changed()).await;
+        match (&self.state().phase, ended) {
+            (Phase::Up(session), _) => Ok(session.clone()),
+            (Phase::Down { error, .. }, _) => Err(error.clone()),
+            (Phase::Connecting, _) => {
+                let why = format!(
+                    "redis {} is not connected after {limit:?}: see the server and the network",
+                    self.settings.address
+                );
+                Err(BackendError::new(Kind::Unavailable, why))
+            }
+        }
+    }
+
+    /// Keeps the connection up from now on, for as long as anybody has this link.
+    fn supervise(self: &Arc<Self>) -> Result<(), BackendError> {
+        let keeper = keeper()?;
+        let (link, bell) = (Arc::downgrade(self), Arc::clone(&self.bell));
+        keeper.spawn(async move {
+            let mut pause = Self::FIRST;
+            loop {
+                let Some(link) = link.upgrade() else { return };
+                let wait = match link.next_session() {
+                    Some(number) => {
+                        let outcome = Session::open(&link, number).await;
+                        link.settle(outcome, &mut pause)
+                    }
+                    None => None,
+                };
+                drop(link);
+                match wait {
+                    Some(wait) => drop(tokio::time::timeout(wait, bell.notified()).await),
+                    None => bell.notified().await,
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// The number of a connection to be made; `None` where one is up.
+    fn next_session(&self) -> Option<u64> {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Up(_)) {
+            return None;
+        }
+        state.sessions += 1;
+        state.phase = Phase::Connecting;
+        Some(state.sessions)
+    }
+
+    /// An attempt to connect has ended. How long to wait for the next one; `None`: until somebody asks.
+    fn settle(
+        &self,
+        outcome: Result<Session, BackendError>,
+        pause: &mut Patience,
+    ) -> Option<Duration> {
+        let mut wait = None;
+        let phase = match outcome {
+            Ok(session) => {
+                *pause = Self::FIRST;
+                Phase::Up(session)
+            }
+            Err(error) => {
+                let not_before;
+                if error.kind().is_transient() {
+                    wait = Some(pause.transient);
+                    not_before = Instant::now();
+                    pause.transient = (pause.transient * 2).min(Self::LAST.transient);
+                    tracing::debug!(%error, "no connection to redis; trying again");
+                } else {
+                    not_before = Instant::now() + pause.lasting;
+                    pause.lasting = (pause.lasting * 2).min(Self::LAST.lasting);
+                    tracing::warn!(%error, "no connection to redis; a person must act");
+                }
+                Phase::Down { error, not_before }
+            }
+        };
+        let up = matches!(phase, Phase::Up(_));
+        self.state().phase = phase;
+        self.attempts.send_modify(|count| *count += 1);
+        if up {
+            // Whatever was published meanwhile is lost, and so may be our places in line.
+            self.waiters.all_woken();
+        }
+        wait
+    }
+
+    /// This connection is of no more use.
+    pub(crate) fn lost(&self, number: u64) {
+        {
+            let mut state = self.state();
+            match &state.phase {
+                Phase::Up(session) if session.number == number => state.phase = Phase::Connecting,
+                _ => return,
+            }
+        }
+        tracing::debug!(address = %self.settings.address, "the connection to redis is lost; connecting again");
+        self.bell.notify_one();
+    }
+
+    /// A message for this node.
+    pub(crate) fn heard(self: &Arc<Self>, payload: Option<&Value>) {
+        let Ok(slug) = reply::text(payload, "message") else { return };
+        if !self.waiters.woken(slug) {
+            waiters::leave(self, slug, "", true);
+        }
+    }
+
+    /// The store's epoch, as it was just told.
+    pub(crate) fn learn(&self, epoch: &str) {
+        if self.memory.learn(epoch) {
+            tracing::warn!(
+                address = %self.settings.address,
+                namespace = self.settings.names.namespace(),
+                "redis may have lost what it knew: nothing is granted for the longest ttl, and at-most-once ticks of before are skipped"
+            );
+        }
+    }
+
+    /// Sends a script on this connection, within the request timeout.
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        session: &Session,
+        script: &Script,
+        call: &Call,
+    ) -> Result<Value, BackendError> {
+        Ok(self.exchange(session, script, call, 0).await?.0)
+    }
+
+    /// The same, for a script that grants something: also answers with how many replicas have it, at most as many as were asked for.
+    pub(crate) async fn grant(
+        self: &Arc<Self>,
+        session: &Session,
+        script: &Script,
+        call: &Call,
+    ) -> Result<(Value, u32), BackendError> {
+        self.exchange(session, script, call, self.settings.replicas).await
+    }
+
+    /// Sends a plain command that only reads.
+    pub(crate) async fn ask(
+        self: &Arc<Self>,
+        session: &Session,
+        doing: &str,
+        command: &Cmd,
+    ) -> Result<Value, BackendError> {
+        self.within(session, doing, session.send(command)).await
+    }
+
+    async fn exchange(
+        self: &Arc<Self>,
+        session: &Session,
+        script: &Script,
+        call: &Call,
+        replicas: u32,
+    ) -> Result<(Value, u32), BackendError> {
+        // Waiting for replicas ends well before the request does, so that there is an answer.
+        let limit = self.settings.request_timeout / 2;
+        let sending = async {
+            let short = call.command("EVALSHA", script.hash());
+            match session.send_and_replicate(&short, replicas, limit).await {
+                Err(error) if error.code() == Some("NOSCRIPT") => {
+                    let whole = call.command("EVAL", script.source());
+                    session.send_and_replicate(&whole, replicas, limit).await
+                }
+                other => other,
+            }
+        };
+        self.within(session, script.doing, sending).await
+    }
+
+    async fn within<T>(
+        self: &Arc<Self>,
+        session: &Session,
+        doing: &str,
+        sending: impl Future<Output = redis::RedisResult<T>>,
+    ) -> Result<T, BackendError> {
+        let limit = self.settings.request_timeout;
+        let mut doubt = Doubt { link: self, session, answered: false };
+        let answer = tokio::time::timeout(limit, sending).await;
+        doubt.answered = answer.is_ok();
+        match answer {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                if error::is_elsewhere(&error) || error.is_unrecoverable_error() {
+                    self.lost(session.number);
+                }
+                Err(error::failed(&self.settings, doing, &error, Sent::Yes))
+            }
+            Err(_) => {
+                let why = format!(
+                    "failed to {} at redis {}: no answer within {limit:?}",
+                    doing, self.settings.address
+                );
+                Err(BackendError::new(Kind::Timeout, why).effect_unknown())
+            }
+        }
+    }
+
+    /// Sends a script that may be carried out twice as well as once: again on a new connection, if this one broke.
+    pub(crate) async fn repeat(
+        self: &Arc<Self>,
+        script: &Script,
+        call: &Call,
+    ) -> Result<Value, BackendError> {
+        let session = self.session().await?;
+        match self.send(&session, script, call).await {
+            Err(error)
+                if error.effect() == Effect::Unknown && error.kind() == Kind::Unavailable =>
+            {
+                let session = self.session().await?;
+                self.send(&session, script, call).await
+            }
+            other => other,
+        }
+    }
+
+    /// Asks whether the other end still lives, and gives the connection up if nobody answers.
+    fn doubt(self: &Arc<Self>, session: &Session) {
+        if self.doubting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (link, session) = (Arc::clone(self), session.clone());
+        let asking = async move {
+            let ping = redis::cmd("PING");
+            let answer =
+                tokio::time::timeout(link.settings.request_timeout, session.send(&ping)).await;
+            link.doubting.store(false, Ordering::Release);
+            if answer.is_err() {
+                link.lost(session.number);
+            }
+        };
+        match keeper() {
+            Ok(keeper) => keeper.spawn(asking),
+            Err(_) => self.doubting.store(false, Ordering::Release),
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The supervisor finds it gone.
+        self.bell.notify_one();
+    }
+}
+
+/// A request that has no answer yet. If it never gets one, dropped or too late, the connection is put to the test.
+struct Doubt<'a> {
+    link: &'a Arc<Link>,
+    session: &'a Session,
+    answered: bool,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.link.doubt(self.session);
+        }
+    }
+}
+
+/// The keys and arguments of a script.
+#[derive(Debug, Default)]
+pub(crate) struct Call {
+    keys: Vec<String>,
+    arguments: Vec<Vec<u8>>,
+}
+
+impl Call {
+    pub(crate) fn key(&mut self, key: String) {
+        self.keys.push(key);
+    }
+
+    pub(crate) fn argument(&mut self, argument: impl Into<Vec<u8>>) {
+        self.arguments.push(argument.into());
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    pub(crate) fn command(&self, verb: &str, code: &str) -> Cmd {
+        let mut command = redis::cmd(verb);
+        command.arg(code).arg(self.keys.len());
+        for key in &self.keys {
+            command.arg(key);
+        }
+        for argument in &self.arguments {
+            command.arg(argument);
+        }
+        command
+    }
+}
+
+/// The thread that outlives the caller's runtime.
+pub(crate) fn keeper() -> Result<Keeper, BackendError> {
+    Keeper::thread().map_err(|error| BackendError::new(Kind::Unavailable, error))
+}
