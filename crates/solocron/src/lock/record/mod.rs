@@ -456,6 +456,27 @@ impl KeyRecord {
         self.living(store_now, alive).map(|holder| self.describe(holder, store_now, true))
     }
 
+    /// Says who holds the key, for stores that keep the holder apart from the record: as a key that ends with its session. To be
+    /// called whenever both were read, before anything else is asked of the record.
+    ///
+    /// `Some`: this one, in its `attempt` of a tick, for as long as the store says so. `None`: nobody; whoever the record names held
+    /// it once, and its lease is over.
+    pub fn set_holder(&mut self, holder: Option<(&Holder, u32)>) {
+        match holder {
+            Some((Holder { nonce, node, since, tick, .. }, attempt)) => {
+                let (node, since, tick) = (node.clone(), *since, *tick);
+                let until = Some(Timestamp::MAX);
+                self.holder =
+                    nonce.map(|nonce| LivingHolder { nonce, node, since, tick, attempt, until });
+            }
+            None => {
+                if let Some(holder) = &mut self.holder {
+                    holder.until = Some(Timestamp::MIN);
+                }
+            }
+        }
+    }
+
     fn living(&self, store_now: Timestamp, alive: bool) -> Option<&LivingHolder> {
         self.holder.as_ref().filter(|holder| holder.until.map_or(alive, |until| until > store_now))
     }
