@@ -77,6 +77,9 @@ use self::nemesis::Nemesis;
 use self::nodes::{Nodes, Setup};
 use crate::history::{History, monotonic_ns};
 
+/// How many nodes there are.
+pub const NODES: usize = nodes::NAMES.len();
+
 /// For how long there are faults, unless the environment says otherwise.
 const SHORT: Duration = Duration::from_secs(15);
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use solocron::lock::{Locks, TryLock};
+use solocron::lock::{LockOptions, Locks, TryLock};
 
 use super::jobs::{self, STEADY};
 use super::nodes::{Life, NAMES, Nodes, both_clocks};
@@ -276,8 +276,10 @@ impl<'s, S: Store> Nemesis<'s, S> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("the operating system gives a runtime");
         runtime.block_on(async {
-            let locks =
-                Locks::new(S::open(self.store.address(0)).await).expect("the defaults suit");
+            let locks = Locks::builder(S::open(self.store.address(0)).await)
+                .options(LockOptions::default().ttl(self.ttl))
+                .build()
+                .expect("the nodes have the same options");
             for job in jobs::jobs(self.ttl) {
                 match locks.try_lock(job.name).await {
                     Ok(TryLock::Won(guard)) => drop(guard.release().await),
