@@ -26,6 +26,7 @@ use crate::lease::{EtcdLease, Lease};
 use crate::ledger::{Asking, Begun};
 use crate::seen::{Lock, Seen};
 use crate::session::Session;
+use crate::watch;
 use crate::wire::{Guarded, Outcome, Write};
 
 /// How often a transaction is tried that meets another one. Whoever fails has seen what the other did.
@@ -101,6 +102,7 @@ impl Home {
             state_is: Some(seen.state),
         };
         asking.sent();
+        let watched = watch::unbroken(self);
         // The lease must live for the whole ttl from the first send on; that is found out beside the transaction.
         let (taken, alive) =
             tokio::join!(self.wire.commit(&guarded, &writes), good_for(&session, request, ttl));
@@ -133,6 +135,10 @@ impl Home {
         }
         let seen = self.see(names, Seen::after(record, revision, state, Some(lock.clone())))?;
         let lease = self.hold(request, names, &lock, session);
+        if watched.is_none() || watched != watch::unbroken(self) {
+            // Nobody was told if it was deleted in between.
+            watch::audit_when_watched(self, &lease.session);
+        }
         Ok(Taken::Won(grant(lease, request, &seen, &granted)))
     }
 
@@ -188,8 +194,6 @@ impl Home {
             session,
         );
         let lease = self.ledger.granted(lease);
-        // Its task looks when the new lease ends.
-        lease.session.wake.notify_one();
         if lease.session.over().is_some() {
             self.ledger.lose(&lease, Lost::Expired, false);
         }

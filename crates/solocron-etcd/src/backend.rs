@@ -253,7 +253,7 @@ impl LockBackend for EtcdBackend {
         let home = &handle.0;
         let news = home.bells.listen(&home.keys.lock(key));
         established(home).await?;
-        Ok(Some(Box::new(EtcdWatch::new(news, handle))))
+        Ok(Some(Box::new(EtcdWatch { news, _backend: handle })))
     }
 
     async fn epoch(&self) -> Result<Epoch, BackendError> {

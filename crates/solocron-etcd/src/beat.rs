@@ -80,14 +80,11 @@ async fn run(home: &Arc<Home>, session: &Arc<Session>) -> Lost {
 fn give_up_unrenewed(home: &Arc<Home>, living: Vec<Arc<Lease>>, now: LeaseInstant) -> LeaseInstant {
     let mut next = LeaseInstant::NEVER;
     for lease in living {
-        match lease.until() {
-            Some(until) if until <= now => {
-                if home.ledger.lose(&lease, Lost::Expired, false) {
-                    home.keeper.spawn(give_up(Arc::clone(home), lease));
-                }
-            }
-            Some(until) => next = next.min(until),
-            None => {}
+        let Some(until) = lease.until() else { continue };
+        if until > now {
+            next = next.min(until);
+        } else if home.ledger.lose(&lease, Lost::Expired, false) {
+            home.keeper.spawn(give_up(Arc::clone(home), lease));
         }
     }
     next

@@ -17,6 +17,7 @@ use crate::ledger::Ledger;
 use crate::seen::Memory;
 use crate::session::{SLACK, Session};
 use crate::wire::Wire;
+use crate::watch::Watched;
 use crate::{beat, watch as watching};
 
 #[derive(Debug)]
@@ -32,8 +33,7 @@ pub(crate) struct Home {
     sessions: Mutex<HashMap<Duration, Arc<Session>>>,
     /// Whoever makes one.
     making: tokio::sync::Mutex<()>,
-    /// Whether deletions are being watched: `None` before anybody asked for it.
-    pub(crate) watched: watch::Sender<Option<bool>>,
+    pub(crate) watched: watch::Sender<Watched>,
     /// Nobody needs this any more.
     pub(crate) closed: CancellationToken,
 }
@@ -58,7 +58,7 @@ impl Home {
             bells: Bells::default(),
             sessions: Mutex::default(),
             making: tokio::sync::Mutex::default(),
-            watched: watch::Sender::new(None),
+            watched: watch::Sender::default(),
             closed: CancellationToken::new(),
         }))
     }

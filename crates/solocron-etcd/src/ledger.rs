@@ -31,19 +31,23 @@ pub(crate) struct Ledger(Mutex<Book>);
 
 #[derive(Debug, Default)]
 struct Book {
-    entries: HashMap<Nonce, Entry>,
+    asked: HashMap<Nonce, Asked>,
+    held: HashMap<Nonce, Arc<Lease>>,
+    /// Until when they are refused.
+    over: HashMap<Nonce, LeaseInstant>,
     /// Who holds a lock key.
     holds: HashMap<Vec<u8>, Nonce>,
     doubts: HashMap<Nonce, LeaseInstant>,
     tidied: LeaseInstant,
 }
 
+/// What an acquisition that is under way must know when it is answered.
 #[derive(Debug)]
-enum Entry {
-    /// This many calls are under way.
-    Asking { lock_key: Vec<u8>, calls: u32, deleted: i64 },
-    Held(Arc<Lease>),
-    Over(LeaseInstant),
+struct Asked {
+    lock_key: Vec<u8>,
+    calls: u32,
+    /// The last revision that deleted the key in between.
+    deleted: i64,
 }
 
 /// What is known of a nonce before it is sent.
@@ -70,28 +74,27 @@ impl Ledger {
     pub(crate) fn begin(&self, nonce: Nonce, lock_key: &[u8]) -> Begun<'_> {
         let mut book = self.book();
         book.tidy();
-        match book.entries.get_mut(&nonce) {
-            Some(Entry::Asking { calls, .. }) => *calls += 1,
-            Some(Entry::Held(lease)) => return Begun::Held(Arc::clone(lease)),
-            Some(Entry::Over(_)) => return Begun::Over,
-            None => {
-                let lock_key = lock_key.to_vec();
-                book.entries.insert(nonce, Entry::Asking { lock_key, calls: 1, deleted: 0 });
-            }
+        if let Some(lease) = book.held.get(&nonce) {
+            return Begun::Held(Arc::clone(lease));
         }
+        if book.over.contains_key(&nonce) {
+            return Begun::Over;
+        }
+        let asked = book.asked.entry(nonce);
+        let new = || Asked { lock_key: lock_key.to_vec(), calls: 0, deleted: 0 };
+        asked.or_insert_with(new).calls += 1;
         Begun::Asking(Asking { ledger: self, nonce, sent: false })
     }
 
     /// A key was granted. Answers with its lease: the one of an earlier copy, if there is one.
     pub(crate) fn granted(&self, lease: Arc<Lease>) -> Arc<Lease> {
         let mut book = self.book();
-        let deleted = match book.entries.get(&lease.nonce) {
-            Some(Entry::Held(held)) => return Arc::clone(held),
-            Some(Entry::Asking { deleted, .. }) => *deleted,
-            _ => 0,
-        };
+        if let Some(held) = book.held.get(&lease.nonce) {
+            return Arc::clone(held);
+        }
+        let deleted = book.asked.get(&lease.nonce).map_or(0, |asked| asked.deleted);
         book.holds.insert(lease.lock_key.clone(), lease.nonce);
-        book.entries.insert(lease.nonce, Entry::Held(Arc::clone(&lease)));
+        book.held.insert(lease.nonce, Arc::clone(&lease));
         drop(book);
         if deleted > lease.fence {
             // The news was faster than the answer.
@@ -102,18 +105,13 @@ impl Ledger {
 
     /// The lease of `nonce`, if it holds something.
     pub(crate) fn lease(&self, nonce: Nonce) -> Option<Arc<Lease>> {
-        match self.book().entries.get(&nonce)? {
-            Entry::Held(lease) => Some(Arc::clone(lease)),
-            _ => None,
-        }
+        self.book().held.get(&nonce).cloned()
     }
 
     /// Whether an acquisition with this nonce is under way, or has won.
     pub(crate) fn knows(&self, nonce: Nonce) -> bool {
-        matches!(
-            self.book().entries.get(&nonce),
-            Some(Entry::Asking { .. } | Entry::Held(_))
-        )
+        let book = self.book();
+        book.asked.contains_key(&nonce) || book.held.contains_key(&nonce)
     }
 
     /// Whether somebody here holds this lock key.
@@ -145,17 +143,11 @@ impl Ledger {
     /// A lock key was deleted by `revision`.
     pub(crate) fn deleted(&self, lock_key: &[u8], revision: i64) {
         let mut book = self.book();
-        for entry in book.entries.values_mut() {
-            if let Entry::Asking { lock_key: asked, deleted, .. } = entry
-                && asked == lock_key
-            {
-                *deleted = revision;
-            }
+        for asked in book.asked.values_mut().filter(|asked| asked.lock_key == lock_key) {
+            asked.deleted = revision;
         }
-        let held = book.holds.get(lock_key).and_then(|nonce| match book.entries.get(nonce) {
-            Some(Entry::Held(lease)) if lease.fence < revision => Some(Arc::clone(lease)),
-            _ => None,
-        });
+        let held = book.holds.get(lock_key).and_then(|nonce| book.held.get(nonce));
+        let held = held.filter(|lease| lease.fence < revision).cloned();
         drop(book);
         if let Some(lease) = held {
             self.lose(&lease, Lost::ForceReleased, true);
@@ -165,10 +157,7 @@ impl Ledger {
     /// The leases of a session that are living.
     pub(crate) fn living(&self, session: &Session) -> Vec<Arc<Lease>> {
         let book = self.book();
-        let held = book.entries.values().filter_map(|entry| match entry {
-            Entry::Held(lease) if lease.session.id == session.id => Some(lease),
-            _ => None,
-        });
+        let held = book.held.values().filter(|lease| lease.session.id == session.id);
         held.filter(|lease| matches!(lease.state(), State::Living { .. })).cloned().collect()
     }
 
@@ -180,19 +169,18 @@ impl Ledger {
         !book.doubts.is_empty()
     }
 
-    /// How much the book holds: `(entries, doubts)`.
+    /// How much the book holds: `(asked, over, doubts)`.
     #[cfg(test)]
-    fn size(&self) -> (usize, usize) {
+    fn size(&self) -> (usize, usize, usize) {
         let book = self.book();
-        (book.entries.len(), book.doubts.len())
+        (book.asked.len(), book.over.len(), book.doubts.len())
     }
 }
 
 impl Book {
     fn over(&mut self, nonce: Nonce) {
-        let until = SystemClock.lease_now() + REFUSED_FOR;
-        let before = self.entries.insert(nonce, Entry::Over(until));
-        if let Some(Entry::Held(lease)) = before
+        self.over.insert(nonce, SystemClock.lease_now() + REFUSED_FOR);
+        if let Some(lease) = self.held.remove(&nonce)
             && self.holds.get(&lease.lock_key) == Some(&nonce)
         {
             self.holds.remove(&lease.lock_key);
@@ -206,7 +194,7 @@ impl Book {
             return;
         }
         self.tidied = now;
-        self.entries.retain(|_, entry| !matches!(entry, Entry::Over(until) if *until <= now));
+        self.over.retain(|_, until| *until > now);
     }
 }
 
@@ -225,10 +213,10 @@ impl Asking<'_> {
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         let mut book = self.ledger.book();
-        if let Some(Entry::Asking { calls, .. }) = book.entries.get_mut(&self.nonce) {
-            *calls -= 1;
-            if *calls == 0 {
-                book.entries.remove(&self.nonce);
+        if let Some(asked) = book.asked.get_mut(&self.nonce) {
+            asked.calls -= 1;
+            if asked.calls == 0 {
+                book.asked.remove(&self.nonce);
             }
         }
         if self.sent {
@@ -272,6 +260,6 @@ mod tests {
         asking.sent();
         asking.settled();
         drop(asking);
-        assert_eq!(ledger.size(), (0, 0));
+        assert_eq!(ledger.size(), (0, 0, 0));
     }
 }

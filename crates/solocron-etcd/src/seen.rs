@@ -41,6 +41,9 @@ impl Seen {
         let Both { revision, lock, state } = both;
         let lock = lock.map(|kept| {
             let tag = Tag::from_bytes(&kept.value).map_err(|line| foreign_lock(key, line))?;
+            if kept.lease == 0 {
+                return Err(foreign_lock(key, "lease, which it has none of and will never end"));
+            }
             if tag.key != *key {
                 return Err(unreadable(key, &RecordError::Key(tag.key)));
             }
@@ -90,7 +93,7 @@ fn unreadable(key: &LockKey, error: &RecordError) -> BackendError {
 
 fn foreign_lock(key: &LockKey, line: &str) -> BackendError {
     let why = format!(
-        "the lock key of {key} was not written by this release of solocron (its {line}): use one release for the whole fleet, and keep the prefix to solocron"
+        "the lock key of {key} in etcd is not what this release of solocron writes (its {line}): use one release for the whole fleet, and delete what somebody else put there"
     );
     BackendError::new(Kind::Corrupt, why)
 }

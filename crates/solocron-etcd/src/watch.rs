@@ -17,17 +17,34 @@ use solocron::lock::Watch;
 use solocron::{BackendError, Clock, Kind, SystemClock};
 use tokio::sync::watch;
 
+use crate::backend::Handle;
 use crate::beat::audit;
 use crate::home::Home;
+use crate::session::Session;
 use crate::wire::Deleted;
+
+/// How the watch is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Watched {
+    begun: bool,
+    /// Whether deletions are being heard of now.
+    now: bool,
+    /// How often that changed.
+    changes: u64,
+}
+
+impl Watched {
+    fn set(home: &Home, now: bool) {
+        home.watched.send_modify(|watched| {
+            watched.changes += u64::from(watched.now != now);
+            watched.now = now;
+        });
+    }
+}
 
 /// Starts the watch, if it was not started yet.
 pub(crate) fn begin(home: &Arc<Home>) {
-    let first = home.watched.send_if_modified(|watched| {
-        let first = watched.is_none();
-        *watched = Some(watched.unwrap_or(false));
-        first
-    });
+    let first = home.watched.send_if_modified(|watched| !std::mem::replace(&mut watched.begun, true));
     if first {
         home.keeper.spawn(run(Arc::clone(home)));
     }
@@ -38,9 +55,26 @@ pub(crate) async fn established(home: &Arc<Home>) -> Result<(), BackendError> {
     begin(home);
     let mut watched = home.watched.subscribe();
     tokio::select! {
-        Ok(_) = watched.wait_for(|watched| *watched == Some(true)) => Ok(()),
+        Ok(_) = watched.wait_for(|watched| watched.now) => Ok(()),
         else => Err(BackendError::new(Kind::Unavailable, "the watch has ended")),
     }
+}
+
+/// A number that stays the same for as long as every deletion is heard of; `None`: at the moment none is.
+pub(crate) fn unbroken(home: &Home) -> Option<u64> {
+    let watched = *home.watched.borrow();
+    watched.now.then_some(watched.changes)
+}
+
+/// Looks at what this session holds as soon as deletions are heard of again.
+pub(crate) fn audit_when_watched(home: &Arc<Home>, session: &Arc<Session>) {
+    let (home, session) = (Arc::clone(home), Arc::clone(session));
+    home.keeper.clone().spawn(async move {
+        tokio::select! {
+            Ok(()) = established(&home) => audit(home, session).await,
+            () = home.closed.cancelled() => {}
+        }
+    });
 }
 
 async fn run(home: Arc<Home>) {
@@ -51,7 +85,7 @@ async fn run(home: Arc<Home>) {
             () = home.closed.cancelled() => return,
             watched = watch_once(&home, &mut pause, PAUSES[0]) => watched,
         };
-        home.watched.send_replace(Some(false));
+        Watched::set(&home, false);
         if let Err(error) = watched {
             tracing::debug!(%error, "the watch of etcd is interrupted");
         }
@@ -68,7 +102,7 @@ async fn watch_once(
 ) -> Result<(), BackendError> {
     let mut watching = home.wire.watch(home.keys.locks()).await?;
     *pause = shortest;
-    home.watched.send_replace(Some(true));
+    Watched::set(home, true);
     for session in home.living_sessions() {
         if !home.ledger.living(&session).is_empty() {
             home.keeper.spawn(audit(Arc::clone(home), session));
@@ -87,15 +121,9 @@ async fn watch_once(
 /// Waits for one lock.
 #[derive(Debug)]
 pub(crate) struct EtcdWatch {
-    news: watch::Receiver<()>,
+    pub(crate) news: watch::Receiver<()>,
     /// While it lives, so does the watch.
-    _home: Arc<crate::backend::Handle>,
-}
-
-impl EtcdWatch {
-    pub(crate) fn new(news: watch::Receiver<()>, home: Arc<crate::backend::Handle>) -> Self {
-        Self { news, _home: home }
-    }
+    pub(crate) _backend: Arc<Handle>,
 }
 
 #[async_trait]

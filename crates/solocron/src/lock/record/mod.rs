@@ -122,6 +122,9 @@ pub struct Granted {
     pub attempt: u32,
 }
 
+/// Until when a holder lives of whom the store alone knows how long it does. In the year 9987, which bytes can say.
+const NEVER_ENDS: Timestamp = Timestamp::constant(253_000_000_000, 0);
+
 impl KeyRecord {
     /// How many refused nonces are remembered. Each lives for [`REFUSED_FOR`](Self::REFUSED_FOR).
     pub const MAX_REFUSED: usize = 16;
@@ -465,13 +468,13 @@ impl KeyRecord {
         match holder {
             Some((Holder { nonce, node, since, tick, .. }, attempt)) => {
                 let (node, since, tick) = (node.clone(), *since, *tick);
-                let until = Some(Timestamp::MAX);
+                let until = Some(NEVER_ENDS);
                 self.holder =
                     nonce.map(|nonce| LivingHolder { nonce, node, since, tick, attempt, until });
             }
             None => {
                 if let Some(holder) = &mut self.holder {
-                    holder.until = Some(Timestamp::MIN);
+                    holder.until = Some(Timestamp::UNIX_EPOCH);
                 }
             }
         }

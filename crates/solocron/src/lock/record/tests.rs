@@ -71,11 +71,13 @@ fn a_holder_that_is_kept_elsewhere_counts_and_one_that_is_gone_is_over() {
 
     // The store says that it lives, long after its time.
     record.set_holder(Some((&holder, 1)));
+    assert_eq!(KeyRecord::from_bytes(&key(), &record.to_bytes()).as_ref(), Ok(&record));
     assert!(matches!(record.judge(&request(1, 1_000), at(90_000), true), Verdict::Again(_)));
     assert!(matches!(record.judge(&request(2, 2_000), at(90_000), true), Verdict::Busy(_)));
 
     // It is gone: its nonce wins nothing more, a new one does.
     record.set_holder(None);
+    assert_eq!(KeyRecord::from_bytes(&key(), &record.to_bytes()).as_ref(), Ok(&record));
     assert_eq!(record.judge(&request(1, 1_000), at(1_001), true), Verdict::Refused);
     assert_eq!(record.judge(&request(2, 2_000), at(2_000), true), Verdict::Grant);
 
