@@ -126,9 +126,9 @@ pub(crate) fn sent_between(
     before: &BTreeMap<String, u64>,
     after: &BTreeMap<String, u64>,
 ) -> BTreeMap<String, u64> {
-    let new = after.iter().map(|(method, count)| {
-        (method.clone(), count - before.get(method).copied().unwrap_or(0))
-    });
+    let new = after
+        .iter()
+        .map(|(method, count)| (method.clone(), count - before.get(method).copied().unwrap_or(0)));
     new.filter(|(_, count)| *count > 0).collect()
 }
 

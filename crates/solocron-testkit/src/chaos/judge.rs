@@ -18,6 +18,8 @@ pub(super) struct Case {
     pub(super) seed: u64,
     pub(super) ttl: Duration,
     pub(super) settle: Duration,
+    /// How long the lock of a dead holder may go on blocking others.
+    pub(super) outlives: Duration,
     pub(super) lasted: Duration,
     /// The backend's locks live exactly as long as their process.
     pub(super) process_bound: bool,
@@ -99,12 +101,11 @@ struct Span<'h> {
 impl Judge<'_> {
     /// The rules, for some of the ticks.
     fn rules(&self, wanted: impl Fn(&JobSpec, i64) -> bool) -> Rules {
-        let Case { ttl, settle, process_bound, jobs, .. } = &self.case;
+        let Case { ttl, settle, outlives, process_bound, jobs, .. } = &self.case;
         let grace = grace(*ttl);
-        // A dead holder's last renewal may still be on its way.
-        let outlives = *ttl + Duration::from_secs(1);
         let rules = Rules::new(grace, *settle).unseen_wins();
-        let rules = if *process_bound { rules.process_bound() } else { rules.holder_ttl(outlives) };
+        let rules =
+            if *process_bound { rules.process_bound() } else { rules.holder_ttl(*outlives) };
         let begun = self.history.meta().wall_ms;
         let last = self.history.events().iter().map(|event| event.t).max().unwrap_or_default();
         let ended = begun + (i128::from(last) - self.at.t) as i64 / 1_000_000;

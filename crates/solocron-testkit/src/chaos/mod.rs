@@ -91,6 +91,7 @@ const LONG: Duration = Duration::from_secs(120);
 pub struct Chaos {
     setup: Setup,
     settle: Duration,
+    outlives: Option<Duration>,
     lasts: Duration,
     least: Option<Least>,
 }
@@ -107,6 +108,7 @@ impl Chaos {
         Self {
             setup: Setup::new(name, entry),
             settle: Duration::from_secs(3),
+            outlives: None,
             lasts: number("SOLOCRON_CHAOS_SECONDS").map_or(SHORT, Duration::from_secs),
             least: None,
         }
@@ -124,6 +126,14 @@ impl Chaos {
     #[must_use]
     pub fn settle(mut self, settle: Duration) -> Self {
         self.settle = settle;
+        self
+    }
+
+    /// How long the lock of a dead holder may go on blocking others, at the worst. By default a ttl and a second, since its last
+    /// renewal may still be on its way.
+    #[must_use]
+    pub fn outlives(mut self, time: Duration) -> Self {
+        self.outlives = Some(time);
         self
     }
 
@@ -155,7 +165,7 @@ impl Chaos {
     ///
     /// Where the harness itself fails: no process can be started, the witness cannot be written or read.
     pub fn run<S: Store>(&self, store: &mut S) -> Verdict {
-        let Self { setup, settle, lasts, least } = self.clone();
+        let Self { setup, settle, outlives, lasts, least } = self.clone();
         let Setup { name, seed, ttl, .. } = setup.clone();
         let least = least.unwrap_or(if lasts < LONG { Least::SHORT } else { Least::LONG });
         let Capabilities { ttl: range, store_clock, .. } = capabilities(store);
@@ -178,6 +188,7 @@ impl Chaos {
             seed,
             ttl,
             settle,
+            outlives: outlives.unwrap_or(ttl + Duration::from_secs(1)),
             lasted,
             process_bound: range.is_none(),
             store_clock,
