@@ -14,14 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use solocron::LeaseInstant;
 use solocron::jiff::Timestamp;
 use solocron::lock::{
     Capabilities, Enrolled, Enrolment, Epoch, Fencing, Holder, KeyRecord, LockBackend, LockKey,
     Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request, Scope, Validity,
     Verdict, Watch,
 };
-use solocron::{BackendError, Kind};
+use solocron::{BackendError, Clock as _, Kind, LeaseInstant, SystemClock};
 
 use crate::boot;
 use crate::config::{Durability, FlockBuilder};
@@ -570,6 +569,7 @@ impl LockBackend for FlockBackend {
             path: self.path(key),
             dir: self.0.dir.clone(),
             rights: self.0.rights,
+            since: SystemClock.lease_now().since_origin().as_nanos() as u64,
         };
         let watch = BellWatch::begin(wanted)
             .map_err(|error| refused("start a thread to wait for", &self.path(key), &error))?;

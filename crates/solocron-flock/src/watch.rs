@@ -14,7 +14,7 @@ use solocron::lock::{Keeper, LockKey, Nonce, Watch};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
 
-use crate::bell;
+use crate::bell::{self, Question};
 use crate::file::{self, Rights};
 use crate::record::{self, Content, Of};
 
@@ -40,6 +40,8 @@ pub(crate) struct Wanted {
     pub(crate) path: PathBuf,
     pub(crate) dir: PathBuf,
     pub(crate) rights: Rights,
+    /// When the wait began.
+    pub(crate) since: u64,
 }
 
 enum Heard {
@@ -96,7 +98,7 @@ impl Wanted {
 
     async fn ask(&self) -> Option<Heard> {
         let stream = bell::connect(&self.dir, self.bell()?).await.ok()?;
-        let question = self.key.hash128().to_le_bytes();
+        let question = Question { key: self.key.hash128(), since: self.since }.to_bytes();
         SockRef::from(&stream).send_with_flags(&question, MSG_NOSIGNAL).ok()?;
         let mut kept = false;
         while bell::receive(&stream, &mut [0; 16]).await > 0 {

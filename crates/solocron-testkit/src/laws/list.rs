@@ -205,6 +205,22 @@ macro_rules! __laws {
                 a_frozen_store_is_an_error_in_time,
                 a_broken_connection_is_mended,
             }
+            leading {
+                one_of_two_candidates_leads,
+                never_two_lead,
+                the_fence_grows_with_every_term,
+                stepping_down_hands_over_at_once,
+                resigning_hands_over_at_once,
+                a_dropped_elector_is_followed,
+                a_dead_leader_is_followed,
+                a_lost_leadership_is_told_in_order,
+                a_leader_can_be_deposed_by_force,
+                a_leader_whose_renewals_hang_knows_before_its_successor,
+                a_failing_store_elects_nobody,
+                a_lost_reply_blocks_no_group,
+                a_group_meets_no_other_name,
+                one_leader_runs_the_ticks,
+            }
             capabilities {
                 capabilities_are_constant,
                 marks_are_kept_where_claimed,
@@ -245,7 +261,7 @@ mod tests {
     use super::ALL;
 
     /// The sources of all modules of laws.
-    const SOURCES: [(&str, &str); 13] = [
+    const SOURCES: [(&str, &str); 14] = [
         ("exclusion", include_str!("exclusion.rs")),
         ("release", include_str!("release.rs")),
         ("lease", include_str!("lease.rs")),
@@ -258,6 +274,7 @@ mod tests {
         ("admin", include_str!("admin.rs")),
         ("names", include_str!("names.rs")),
         ("failure", include_str!("failure.rs")),
+        ("leading", include_str!("leading.rs")),
         ("capabilities", include_str!("capabilities.rs")),
     ];
 

@@ -12,6 +12,7 @@ pub mod exclusion;
 pub mod failure;
 pub mod fencing;
 pub mod idempotence;
+pub mod leading;
 pub mod lease;
 pub mod lost;
 pub mod marks;
