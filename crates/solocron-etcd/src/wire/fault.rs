@@ -15,6 +15,8 @@ pub(crate) struct Fault {
     pub(crate) elsewhere: bool,
     /// The session lease is over. Nothing was carried out.
     pub(crate) no_lease: bool,
+    /// The connection broke.
+    pub(super) broken: bool,
 }
 
 impl From<Fault> for BackendError {
@@ -24,8 +26,8 @@ impl From<Fault> for BackendError {
 }
 
 impl Fault {
-    fn new(error: BackendError) -> Self {
-        Self { error, elsewhere: false, no_lease: false }
+    pub(super) fn new(error: BackendError) -> Self {
+        Self { error, elsewhere: false, no_lease: false, broken: false }
     }
 
     /// No answer within `limit`.
@@ -104,13 +106,6 @@ impl Fault {
                 let advice = "too few members of the cluster see each other: try again";
                 Self { elsewhere: true, ..told(Kind::Unavailable, advice) }
             }
-            _ if not_etcd(&chain(status)) => {
-                let why = format!(
-                    "what answers at {endpoint} does not speak etcd's protocol ({}): check port and scheme",
-                    chain(status)
-                );
-                Self { elsewhere: true, ..Self::new(BackendError::new(Kind::Misconfigured, why)) }
-            }
             _ => Self::broken(endpoint, &chain(status)),
         }
     }
@@ -134,28 +129,35 @@ impl Fault {
 
     /// The request may have been carried out.
     fn broken(endpoint: &str, why: &str) -> Self {
+        if why.contains("received fatal alert") {
+            // TLS was not agreed on, so nothing was heard there.
+            return Self::unreachable(endpoint, why);
+        }
         let why = format!("etcd at {endpoint} gave no answer: {why}");
         let error = BackendError::new(Kind::Unavailable, why).effect_unknown();
-        Self { elsewhere: true, ..Self::new(error) }
+        Self { elsewhere: true, broken: true, ..Self::new(error) }
+    }
+
+    /// The same, of somebody who has never answered anything.
+    pub(super) fn never_heard(self) -> Self {
+        let why = format!(
+            "{}: it has never answered anything: is it etcd, is the scheme right, does it ask for a client certificate?",
+            self.error
+        );
+        let error = BackendError::new(self.error.kind(), why).effect_unknown();
+        Self { error, ..self }
+    }
+
+    /// Somebody else listens there.
+    pub(super) fn foreign(endpoint: &str, what: &str) -> Self {
+        let why = format!(
+            "what listens at {endpoint} is no etcd, or needs https://: it says \"{what}\": check port and scheme"
+        );
+        Self { elsewhere: true, ..Self::new(BackendError::new(Kind::Misconfigured, why)) }
     }
 }
 
-/// HTTP/2 frames that are none: an HTTP/1 server, TLS without TLS, some other protocol.
-fn not_etcd(chain: &str) -> bool {
-    [
-        "frame with invalid size",
-        "PROTOCOL_ERROR",
-        "FRAME_SIZE_ERROR",
-        "invalid content-type",
-        "HTTP/1",
-    ]
-    .iter()
-    .any(|sign| chain.contains(sign))
-}
-
-fn sources<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(error.source(), |&error| error.source())
 }
 
@@ -208,11 +210,7 @@ mod tests {
             (Code::Unimplemented, "unknown service", Kind::Misconfigured, "endpoint"),
         ] {
             let fault = Fault::of(&Error::GRpcStatus(tonic::Status::new(code, message)), "e");
-            assert_eq!(
-                (fault.error.kind(), fault.error.effect()),
-                (kind, Effect::None),
-                "{message}"
-            );
+            assert_eq!((fault.error.kind(), fault.error.effect()), (kind, Effect::None), "{message}");
             let text = fault.error.to_string();
             assert!(text.contains(message) && text.contains(advice), "{text}");
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::Client;
@@ -10,6 +10,7 @@ use solocron::{Clock, LeaseInstant, SystemClock};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::probe::{self, Stranger};
 use super::{At, Fault, Wire, connect};
 
 /// One member of the cluster.
@@ -17,7 +18,7 @@ pub(super) struct Member {
     endpoint: String,
     client: Mutex<Option<Client>>,
     /// Whoever connects to it.
-    connecting: tokio::sync::Mutex<()>,
+    connecting: Arc<tokio::sync::Mutex<()>>,
     /// When it last answered: nanoseconds of the lease clock.
     heard: AtomicU64,
 }
@@ -34,7 +35,7 @@ impl Member {
         Self {
             endpoint: endpoint.to_owned(),
             client: Mutex::default(),
-            connecting: tokio::sync::Mutex::default(),
+            connecting: Arc::default(),
             heard: AtomicU64::new(0),
         }
     }
@@ -76,33 +77,39 @@ impl Wire {
     }
 
     /// The client of this member; connects if there is none.
+    ///
+    /// Whoever gives up waiting finds it the next time: logging in is slow by intent (bcrypt), and slower on a busy server.
     pub(super) async fn client(&self, at: At) -> Result<Client, Fault> {
+        const LOGIN: u32 = 6;
         let member = &self.members[at.member];
         if let Some(client) = member.connected() {
             return Ok(client);
         }
-        self.bounded(at, async {
-            let _first = member.connecting.lock().await;
+        let limit = self.config.request_timeout * LOGIN;
+        let connecting = async {
+            let first = Arc::clone(&member.connecting).lock_owned().await;
             if let Some(client) = member.connected() {
                 return Ok(client);
             }
-            let (config, endpoint) = (self.config.clone(), member.endpoint.clone());
+            let (config, member) = (self.config.clone(), Arc::clone(member));
+            let endpoint = member.endpoint.clone();
             let (tell, told) = oneshot::channel();
             self.keeper.spawn(async move {
-                let limit = config.request_timeout;
-                let client = timeout(limit, connect::connect(&config, &endpoint)).await;
-                let _ = tell.send(match client {
-                    Ok(client) => client.map_err(|error| Fault::of(&error, &endpoint)),
-                    Err(_) => Err(Fault::timeout(&endpoint, limit)),
-                });
+                let client = timeout(limit, connect::connect(&config, &member.endpoint)).await;
+                let client = match client {
+                    Ok(client) => client.map_err(|error| Fault::of(&error, &member.endpoint)),
+                    Err(_) => Err(Fault::timeout(&member.endpoint, limit)),
+                };
+                if let Ok(client) = &client {
+                    member.hold(Some(client.clone()));
+                }
+                let _ = tell.send(client);
+                drop(first);
             });
-            let client = told.await.unwrap_or_else(|_| Err(Fault::no_keeper(&member.endpoint)))?;
-            member.hold(Some(client.clone()));
-            Ok(client)
-        })
-        .await
-        // Whatever went wrong: the request itself was not sent.
-        .map_err(Fault::without_effect)
+            told.await.unwrap_or_else(|_| Err(Fault::no_keeper(&endpoint)))
+        };
+        // Whatever goes wrong: the request itself is not sent.
+        self.limited(at, limit, connecting).await.map_err(Fault::without_effect)
     }
 
     /// Waits for an answer of this member, for as long as one may take; leaves it if none comes.
@@ -111,25 +118,47 @@ impl Wire {
         at: At,
         answer: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
-        let limit = self.config.request_timeout;
+        let answer = self.limited(at, self.config.request_timeout, answer).await;
+        if answer.as_ref().err().is_none_or(|fault| !fault.elsewhere) {
+            let now = nanos(SystemClock.lease_now());
+            self.members[at.member].heard.fetch_max(now, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    async fn limited<T>(
+        &self,
+        at: At,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
         let sent = SystemClock.lease_now();
         let mut pending = Pending { wire: self, at, sent, settled: false };
         let answer = timeout(limit, answer).await;
         pending.settled = true;
         match answer {
-            Ok(Err(fault)) if fault.elsewhere => {
-                self.leave(at);
-                Err(fault)
-            }
-            Ok(answer) => {
-                let now = nanos(SystemClock.lease_now());
-                self.members[at.member].heard.fetch_max(now, Ordering::Relaxed);
-                answer
-            }
+            Ok(answer) => answer.inspect_err(|fault| {
+                if fault.elsewhere {
+                    self.leave(at);
+                }
+            }),
             Err(_) => {
                 self.leave_silent(at, sent);
                 Err(Fault::timeout(self.endpoint(at), limit))
             }
+        }
+    }
+
+    /// A connection broke over which nothing was ever answered: perhaps this is no etcd.
+    pub(super) async fn explained(&self, at: At, fault: Fault) -> Fault {
+        let never_heard = self.members[at.member].heard.load(Ordering::Relaxed) == 0;
+        if !fault.broken || !never_heard {
+            return fault;
+        }
+        let endpoint = self.endpoint(at);
+        match probe::greet(endpoint, self.config.request_timeout).await {
+            Stranger::Says(what) => Fault::foreign(endpoint, &what),
+            Stranger::Unknown => fault.never_heard(),
         }
     }
 
@@ -152,11 +181,7 @@ impl Wire {
         });
         if left {
             self.members[at.member].hold(None);
-            tracing::debug!(
-                from = self.endpoint(at),
-                to = self.endpoint(*self.at.borrow()),
-                "changing the etcd member"
-            );
+            tracing::debug!(from = self.endpoint(at), to = self.endpoint(*self.at.borrow()), "changing the etcd member");
         }
     }
 }

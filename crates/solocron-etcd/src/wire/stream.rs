@@ -125,16 +125,15 @@ impl Fault {
     /// The member closed the stream.
     fn ended(endpoint: &str) -> Self {
         let why = format!("etcd at {endpoint} ended the stream");
-        let error = BackendError::new(Kind::Unavailable, why);
-        Self { error, elsewhere: true, no_lease: false }
+        Self { elsewhere: true, ..Self::new(BackendError::new(Kind::Unavailable, why)) }
     }
 
     /// The member serves this watch no more: it fell behind a compaction, or the user may not read there.
     fn canceled(endpoint: &str, answer: &WatchResponse) -> Self {
         let (reason, compacted) = (answer.cancel_reason(), answer.compact_revision());
-        let kind = if reason.contains("permission") { Kind::Denied } else { Kind::Unavailable };
-        let why =
-            format!("etcd at {endpoint} canceled the watch: {reason} (compacted: {compacted})");
-        Self { error: BackendError::new(kind, why), elsewhere: false, no_lease: false }
+        let kind =
+            if reason.contains("permission") { Kind::Denied } else { Kind::Unavailable };
+        let why = format!("etcd at {endpoint} canceled the watch: {reason} (compacted: {compacted})");
+        Self::new(BackendError::new(kind, why))
     }
 }

@@ -68,6 +68,14 @@ impl Store {
         kept.contains(r#""kvs""#)
     }
 
+    /// What a key holds, as text.
+    pub(crate) fn value(&self, key: &str) -> String {
+        let key = base64(key.as_bytes());
+        let kept = self.server.command("/v3/kv/range", &format!(r#"{{"key": "{key}"}}"#)).unwrap();
+        let (_, value) = kept.split_once(r#""value":""#).expect("the key is there");
+        String::from_utf8(unbase64(value.split('"').next().unwrap())).unwrap()
+    }
+
     /// The revision of the server.
     pub(crate) fn revision(&self) -> u64 {
         let answer = self.server.command("/v3/kv/range", r#"{"key": "AA=="}"#).unwrap();
@@ -126,14 +134,29 @@ pub(crate) fn sent_between(
     before: &BTreeMap<String, u64>,
     after: &BTreeMap<String, u64>,
 ) -> BTreeMap<String, u64> {
-    let new = after
-        .iter()
-        .map(|(method, count)| (method.clone(), count - before.get(method).copied().unwrap_or(0)));
+    let new = after.iter().map(|(method, count)| {
+        (method.clone(), count - before.get(method).copied().unwrap_or(0))
+    });
     new.filter(|(_, count)| *count > 0).collect()
 }
 
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+fn unbase64(text: &str) -> Vec<u8> {
+    let digits = text.bytes().filter_map(|c| DIGITS.iter().position(|digit| *digit == c));
+    let (mut bytes, mut bits, mut count) = (Vec::new(), 0usize, 0);
+    for digit in digits {
+        (bits, count) = (bits << 6 | digit, count + 6);
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    bytes
+}
+
 pub(crate) fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for three in bytes.chunks(3) {
         let bits = three.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));

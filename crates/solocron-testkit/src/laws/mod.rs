@@ -17,6 +17,8 @@ pub mod lease;
 pub mod lost;
 pub mod marks;
 pub mod names;
+#[cfg(target_os = "linux")]
+pub mod network;
 pub mod release;
 pub mod waiting;
 
