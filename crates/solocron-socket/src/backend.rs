@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use solocron::jiff::Timestamp;
 use solocron::lock::{
     Capabilities, Enrolled, Enrolment, Epoch, Fencing, Holder, Keeper, KeyRecord, LockBackend,
-    LockKey, Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request, Scope,
-    Validity, Verdict, Watch,
+    LockKey, Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request, Scope, Verdict,
+    Watch,
 };
 use solocron::{BackendError, Kind, LeaseInstant};
 use tokio::sync::oneshot;

@@ -135,3 +135,8 @@ async fn enroll(backend: &SocketBackend, name: &str) -> Mark {
     let job = Enrolment { key: key(name), fingerprint: 7 };
     backend.enroll(&[job]).await.remove(0).unwrap().last.mark
 }
+
+#[expect(clippy::print_stdout, reason = "a test that cannot run here says so")]
+fn skip(why: &str) {
+    println!("skipped: {why}");
+}

@@ -104,7 +104,7 @@ impl SchedulerBuilder {
         let group = match coordination {
             Coordination::PerTick if !capabilities.marks => {
                 let instead = "claiming each tick needs them: let a leader run the jobs (Coordination::leader), \
-                     or pick a backend that keeps marks, such as flock";
+                     or pick a backend that keeps marks (flock, redis, etcd, a socket with a state_dir)";
                 return Err(Error::Lacks { need: "marks", instead: instead.into() });
             }
             Coordination::PerTick => None,
