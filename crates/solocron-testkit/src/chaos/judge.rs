@@ -1,14 +1,15 @@
 //! What is asked of the history of a run.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use super::jobs::{JobSpec, grace};
+use super::jobs::{JobSpec, STEADY, grace};
 use super::store::StoreFault;
 use super::verdict::{Least, Verdict};
 use crate::history::{
-    Claim, Event, History, Invariant, KILL, Ledger, Report, Rules, Violation, What, check,
+    Claim, Event, History, Invariant, KILL, Ledger, Report, Rules, STOP, Violation, What, check,
 };
 
 /// What was promised, and what was done.
@@ -52,7 +53,8 @@ pub(super) fn judge(case: Case, history: &History) -> Verdict {
     let calm = check(&judge.believed(), &judge.rules(|spec, tick| spec.all && is_calm(tick)));
     broken.extend(judge.lost_in_calm(&calm));
     broken.extend(judge.void(&report.ledger, &under_faults));
-    let skipped = judge.passed_over();
+    let (skipped, overlaps_awake) = (judge.passed_over(), judge.overlaps_awake());
+    let next_start = judge.next_start_after_a_kill();
     let Judge { case, .. } = judge;
     Verdict {
         name: case.name,
@@ -64,6 +66,8 @@ pub(super) fn judge(case: Case, history: &History) -> Verdict {
         under_faults,
         calm: calm.ledger,
         skipped,
+        overlaps_awake,
+        next_start,
         history: None,
     }
 }
@@ -279,6 +283,59 @@ impl Judge<'_> {
             }
         }
         passed_over.into_iter().map(|(why, ticks)| (why, ticks.len())).collect()
+    }
+
+    /// Runs that began while another run of their job went on in a process that nobody had stopped.
+    fn overlaps_awake(&self) -> usize {
+        let mut runs: HashMap<(&str, u32, &Claim), (usize, usize)> = HashMap::new();
+        for (i, event) in self.history.events().iter().enumerate() {
+            if let Some(claim) = event.what.claim() {
+                match (&event.what, runs.entry((&event.node, event.pid, claim))) {
+                    (_, Entry::Occupied(mut run)) => run.get_mut().1 = i,
+                    (What::Start { .. }, Entry::Vacant(run)) => _ = run.insert((i, i)),
+                    _ => {}
+                }
+            }
+        }
+        let mut runs: Vec<_> =
+            runs.into_iter().map(|((node, _, claim), at)| (at, &claim.job, node)).collect();
+        runs.sort_unstable();
+        let t = |at: usize| i128::from(self.history.events()[at].t);
+        let stops: Vec<_> = self.spans().into_iter().filter(|span| span.kind == STOP).collect();
+        let asleep = |node: &str, (from, until): (usize, usize)| {
+            let met = |span: &Span<'_>| span.from <= t(until) && t(from) <= span.until;
+            stops.iter().any(|span| span.node == node && met(span))
+        };
+        let mut longest: HashMap<&str, ((usize, usize), &str)> = HashMap::new();
+        let mut overlaps = 0;
+        for (at, job, node) in runs {
+            let other = longest.entry(job).or_insert((at, node));
+            let (other_at, other_node) = *other;
+            overlaps +=
+                usize::from(other_at != at && other_at.1 > at.0 && !asleep(other_node, other_at));
+            if other_at.1 < at.1 {
+                *other = (at, node);
+            }
+        }
+        overlaps
+    }
+
+    /// From a kill in the middle of a run of the steady job to the next start of that job, at the worst.
+    fn next_start_after_a_kill(&self) -> Duration {
+        let mut starts: Vec<_> = self
+            .starts()
+            .filter(|(claim, _)| claim.job == STEADY)
+            .map(|(_, event)| event.t)
+            .collect();
+        starts.sort_unstable();
+        let next =
+            |killed: u64| starts.get(starts.partition_point(|t| *t <= killed)).map(|t| t - killed);
+        let kills = self
+            .history
+            .events()
+            .iter()
+            .filter(|event| matches!(&event.what, What::Fault { kind, .. } if kind == KILL));
+        Duration::from_nanos(kills.filter_map(|kill| next(kill.t)).max().unwrap_or_default())
     }
 
     fn starts(&self) -> impl Iterator<Item = (&Claim, &Event)> {

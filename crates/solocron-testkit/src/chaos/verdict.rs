@@ -45,6 +45,10 @@ pub struct Verdict {
     pub calm: Ledger,
     /// Ticks that were passed over, by reason.
     pub skipped: BTreeMap<String, usize>,
+    /// Runs that began while another run of their job went on in a process that nobody had stopped.
+    pub overlaps_awake: usize,
+    /// From a kill to the next start of a job that is due all the time, at the worst.
+    pub next_start: Duration,
     /// Where the history is kept, if it is.
     pub history: Option<PathBuf>,
 }
@@ -110,21 +114,21 @@ impl fmt::Display for Verdict {
         )?;
         writeln!(
             f,
-            "  fences {}, overlaps {} (worst {:.1?}), late effects that a fence refuses {}, runs {}, cut short by death {}, wins given back {}",
+            "  fences {}, overlaps {} (worst {:.1?}; {} of a process that was not stopped), late effects that a fence refuses {}, runs {}, cut short by death {}, wins given back {}",
             if ledger.fences_in_order { "in order" } else { "OUT OF ORDER" },
             ledger.overlaps,
             ledger.worst_overlap,
+            self.overlaps_awake,
             ledger.refused_effects,
             ledger.runs,
             ledger.interrupted,
             ledger.undone
         )?;
-        let taken_over = ledger.take_overs.iter().filter(|take_over| take_over.job == STEADY);
-        let worst = taken_over.map(|take_over| take_over.gap).max().unwrap_or_default();
         let (late, early) = (ledger.worst_lateness, ledger.early);
         writeln!(
             f,
-            "  worst take-over of `{STEADY}` {worst:.2?}, worst lateness {late:.2?}, {early} starts early by this machine's clock"
+            "  worst times: kill to next start of `{STEADY}` {:.2?}, lateness {late:.2?}; {early} starts early by this machine's clock",
+            self.next_start
         )?;
         for broken in self.broken.iter().take(5) {
             writeln!(f, "  BROKEN {broken}")?;
