@@ -134,7 +134,7 @@ pub(crate) async fn audit(home: Arc<Home>, session: Arc<Session>) {
 async fn take_back(home: &Arc<Home>, lock_key: &[u8]) -> Result<(), BackendError> {
     let kept = home.wire.list(lock_key).await?;
     for (key, nonce) in kept.iter().filter_map(|kept| named(&kept.value)) {
-        if home.keys.lock(&key) == lock_key && !home.ledger.knows(nonce) {
+        if home.keys.lock(&key) == lock_key && home.ledger.disown(nonce) {
             orphan(&key, nonce);
             home.revoke(&key, nonce, MarkAfter::Undo).await?;
         }

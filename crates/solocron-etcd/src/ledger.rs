@@ -108,10 +108,17 @@ impl Ledger {
         self.book().held.get(&nonce).cloned()
     }
 
-    /// Whether an acquisition with this nonce is under way, or has won.
-    pub(crate) fn knows(&self, nonce: Nonce) -> bool {
-        let book = self.book();
-        book.asked.contains_key(&nonce) || book.held.contains_key(&nonce)
+    /// Refuses `nonce` from now on, unless an acquisition with it is under way or has won. Says whether it is refused.
+    ///
+    /// Whoever takes back what turned up under a nonce asks this first: an acquisition that is sent again meanwhile would find the
+    /// grant that is about to go.
+    pub(crate) fn disown(&self, nonce: Nonce) -> bool {
+        let mut book = self.book();
+        let unknown = !book.asked.contains_key(&nonce) && !book.held.contains_key(&nonce);
+        if unknown {
+            book.over(nonce);
+        }
+        unknown
     }
 
     /// Whether somebody here holds this lock key.
@@ -244,12 +251,23 @@ mod tests {
         let ledger = Ledger::default();
         let Begun::Asking(mut asking) = ledger.begin(nonce(1), b"k") else { panic!("new") };
         asking.sent();
-        assert!(ledger.knows(nonce(1)) && !ledger.in_doubt());
+        assert!(!ledger.in_doubt());
         drop(asking);
-        assert!(!ledger.knows(nonce(1)) && ledger.in_doubt());
+        assert!(ledger.in_doubt());
         ledger.revoked(nonce(1));
         assert!(!ledger.in_doubt());
         assert!(matches!(ledger.begin(nonce(1), b"k"), Begun::Over));
+    }
+
+    #[test]
+    fn what_is_about_to_be_taken_back_cannot_be_found_again() {
+        let ledger = Ledger::default();
+        let Begun::Asking(mut asking) = ledger.begin(nonce(1), b"k") else { panic!("new") };
+        asking.sent();
+        assert!(!ledger.disown(nonce(1)), "its answer may be on its way");
+        drop(asking);
+        assert!(ledger.disown(nonce(1)), "it may be taken back");
+        assert!(matches!(ledger.begin(nonce(1), b"k"), Begun::Over), "and does not come again");
     }
 
     #[test]

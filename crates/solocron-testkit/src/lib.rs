@@ -4,6 +4,8 @@
 //! Give your backend a [`Harness`], write `solocron_testkit::conformance!(MyHarness);` in its tests, and every law becomes a test of
 //! its own. [`Faulty`] makes any backend lie, for laws about what the core does then.
 
+#[cfg(target_os = "linux")]
+pub mod chaos;
 pub mod check;
 mod dice;
 mod faulty;

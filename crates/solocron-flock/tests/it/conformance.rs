@@ -7,7 +7,7 @@ use solocron_flock::FlockBackend;
 use solocron_testkit::Harness;
 
 use crate::Dir;
-use crate::child::Process;
+use crate::child::{Child, start};
 
 struct Directory(Dir);
 
@@ -43,9 +43,9 @@ impl Harness for Directory {
     }
 
     async fn hold_and_die(&self, key: &LockKey) -> bool {
-        let mut process = Process::start(&format!("hold {}", key.as_str()), &self.0.path());
+        let mut process = start(&format!("hold {}", key.as_str()), &self.0.path());
         process.says();
-        process.kill();
+        process.dies();
         true
     }
 }

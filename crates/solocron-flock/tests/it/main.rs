@@ -1,6 +1,7 @@
 //! Every promise of the flock backend, against real files and real processes.
 
 mod bad;
+mod chaos;
 mod child;
 mod conformance;
 mod fleet;

@@ -16,7 +16,7 @@ use solocron::lock::{LockBackend, Locks, Mark, MarkAfter};
 use solocron_flock::FlockBackend;
 use tokio::time::timeout;
 
-use crate::child::Process;
+use crate::child::{Child, start};
 use crate::{Dir, PATIENCE, claim, enroll, key, now, plain, win};
 
 fn print(what: &str, mut times: Vec<Duration>) {
@@ -123,13 +123,13 @@ async fn waiting(dir: &Dir) -> tokio::task::JoinHandle<Timestamp> {
 #[ignore = "prints figures"]
 async fn how_soon_a_waiter_is_woken() {
     let dir = Dir::new();
-    let mut holder = Process::start("measure", &dir.path());
+    let mut holder = start("measure", &dir.path());
     let mut times = Vec::new();
     for _ in 0..200 {
-        holder.hears("take");
+        holder.send("take").unwrap();
         holder.says();
         let waiter = waiting(&dir).await;
-        holder.hears("release");
+        holder.send("release").unwrap();
         let released: i128 = holder.says().parse().unwrap();
         let won = waiter.await.unwrap().as_nanosecond();
         times.push(Duration::from_nanos((won - released) as u64));
@@ -138,8 +138,8 @@ async fn how_soon_a_waiter_is_woken() {
     for waiters in [1, 50, 200] {
         let mut times = Vec::new();
         for _ in 0..if waiters == 1 { 100 } else { 20 } {
-            let mut holder = Process::start("measure", &dir.path());
-            holder.hears("take");
+            let mut holder = start("measure", &dir.path());
+            holder.send("take").unwrap();
             holder.says();
             let mut waiting_all = Vec::new();
             for _ in 1..waiters {
@@ -153,7 +153,7 @@ async fn how_soon_a_waiter_is_woken() {
             }
             waiting_all.push(waiting(&dir).await);
             let killed = Timestamp::now();
-            holder.kill();
+            holder.dies();
             let mut first = Timestamp::MAX;
             for waiter in waiting_all {
                 first = first.min(waiter.await.unwrap());

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use solocron::lock::{LockBackend, Reply};
 
-use crate::child::Process;
-use crate::{Dir, attempt, claim, enroll, key, now, plain};
+use crate::child::{Child, start};
+use crate::{Dir, attempt, claim, enroll, key, plain};
 
 #[tokio::test]
 async fn four_processes_claim_the_same_ticks_and_each_tick_is_won_once() {
@@ -13,11 +13,8 @@ async fn four_processes_claim_the_same_ticks_and_each_tick_is_won_once() {
     let dir = Dir::new();
     let first = enroll(&dir.open(), "shared").await.as_millis() + 1;
     let last = first + TICKS - 1;
-    while now().as_millis() <= last {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await; // the ticks come due
-    }
     let role = format!("claim {first} {last}");
-    let mut fleet: Vec<_> = (0..4).map(|_| Process::start(&role, &dir.path())).collect();
+    let mut fleet: Vec<_> = (0..4).map(|_| start(&role, &dir.path())).collect();
     let mut wins = BTreeMap::new();
     for process in &mut fleet {
         loop {
@@ -40,13 +37,13 @@ async fn processes_killed_while_writing_leave_no_damage_and_fences_grow() {
     let mark = enroll(&backend, "shared").await;
     let mut fence = 0;
     for round in 0..30 {
-        let mut process = Process::start("spin", &dir.path());
+        let mut process = start("spin", &dir.path());
         for _ in 0..=round * 7 {
             let said: u64 = process.says().parse().unwrap();
             assert!(said > fence, "{said} after {fence}");
             fence = said;
         }
-        process.kill();
+        process.dies();
         // Those that it won before it died and that we did not hear of.
         let Reply::Won(grant) = attempt(&backend, &plain("shared")).await.unwrap() else {
             panic!("free after a death")
@@ -63,7 +60,7 @@ async fn processes_killed_while_writing_leave_no_damage_and_fences_grow() {
 async fn holders_are_those_that_live() {
     let dir = Dir::new();
     let backend = dir.open();
-    let mut process = Process::start("hold", &dir.path());
+    let mut process = start("hold", &dir.path());
     process.says();
     let own = crate::win(&backend, &plain("own")).await;
     let names = |prefix: &'static str| {
@@ -78,7 +75,7 @@ async fn holders_are_those_that_live() {
     };
     assert_eq!(names("").await, ["own", "shared"]);
     assert_eq!(names("sh").await, ["shared"]);
-    process.kill();
+    process.dies();
     assert_eq!(names("").await, ["own"], "the record of the dead one still names it");
     drop(own);
     assert_eq!(names("").await, [""; 0]);
@@ -88,7 +85,7 @@ async fn holders_are_those_that_live() {
 async fn what_another_living_process_holds_is_neither_revoked_nor_rewritten() {
     let dir = Dir::new();
     let backend = dir.open();
-    let mut process = Process::start("hold", &dir.path());
+    let mut process = start("hold", &dir.path());
     process.says();
     let Reply::Busy { holder: Some(holder) } = attempt(&backend, &plain("shared")).await.unwrap()
     else {
@@ -106,7 +103,7 @@ async fn what_another_living_process_holds_is_neither_revoked_nor_rewritten() {
     // A nonce that nobody knows is refused from now on all the same.
     let request = plain("shared");
     backend.revoke(&key("shared"), request.nonce, undo).await.unwrap();
-    process.kill();
+    process.dies();
     let error = attempt(&backend, &request).await.unwrap_err();
     assert_eq!(error.kind(), solocron::Kind::Refused);
     assert_eq!(backend.set_note(&key("shared"), 0, b"paused").await.unwrap().version, 1);

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use solocron::lock::{LockBackend, Locks, MarkAfter};
 use tokio::time::timeout;
 
-use crate::child::Process;
+use crate::child::{Child, start};
 use crate::{Dir, PATIENCE, key, plain, win};
 
 /// The core looks again by itself after 5 s; whoever is faster was woken.
@@ -36,14 +37,14 @@ async fn a_waiter_of_this_process_is_woken_by_a_release() {
 #[tokio::test]
 async fn a_waiter_is_woken_by_a_release_in_another_process() {
     let dir = Dir::new();
-    let mut holder = Process::start("hold", &dir.path());
+    let mut holder = start("hold", &dir.path());
     holder.says();
     let other = locks(&dir);
     let waiting = tokio::spawn(async move { other.lock("shared", PATIENCE).await });
     let mut watch = dir.open().watch(&key("shared")).await.unwrap().unwrap();
     assert!(timeout(Duration::from_millis(20), watch.changed()).await.is_err(), "still held");
     let asked = Instant::now();
-    holder.stdin.take();
+    holder.send("release").unwrap();
     assert_eq!(holder.says(), "released");
     waiting.await.unwrap().unwrap().release().await.unwrap();
     assert!(asked.elapsed() < WOKEN);
@@ -54,14 +55,14 @@ async fn a_waiter_is_woken_by_a_release_in_another_process() {
 async fn a_waiter_is_woken_by_the_death_of_the_holder() {
     let dir = Dir::new();
     for _ in 0..5 {
-        let mut holder = Process::start("hold", &dir.path());
+        let mut holder = start("hold", &dir.path());
         let fence: u64 = holder.says().parse().unwrap();
         let other = locks(&dir);
         let waiting = tokio::spawn(async move { other.lock("shared", PATIENCE).await });
         let mut watch = dir.open().watch(&key("shared")).await.unwrap().unwrap();
         assert!(timeout(Duration::from_millis(20), watch.changed()).await.is_err(), "still held");
         let killed = Instant::now();
-        holder.kill();
+        holder.dies();
         let guard = waiting.await.unwrap().unwrap();
         assert!(killed.elapsed() < WOKEN);
         assert!(guard.fence().as_u64() > fence);
@@ -157,23 +158,21 @@ async fn a_directory_too_deep_for_a_socket_address_has_a_bell_as_well() {
 #[tokio::test]
 async fn bells_of_dead_processes_are_swept() {
     let dir = Dir::new();
-    let bells = || std::fs::read_dir(dir.path().join("bells")).unwrap().count();
-    let mut dead = Process::start("hold", &dir.path());
+    let bells = dir.path().join("bells");
+    let mut dead = start("hold", &dir.path());
     dead.says();
-    dead.kill();
-    assert_eq!(bells(), 1);
-    let mut living = Process::start("hold", &dir.path());
+    dead.dies();
+    assert_eq!(std::fs::read_dir(&bells).unwrap().count(), 1);
+    let inotify = Inotify::init(InitFlags::empty()).unwrap();
+    inotify.add_watch(&bells, AddWatchFlags::IN_DELETE).unwrap();
+    let mut living = start("hold", &dir.path());
     living.says();
-    let swept = async {
-        while bells() > 1 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(PATIENCE, swept).await.unwrap();
+    let removed = tokio::task::spawn_blocking(move || inotify.read_events().unwrap().len());
+    assert_eq!(timeout(PATIENCE, removed).await.unwrap().unwrap(), 1);
     // The one that is left is the living one's.
     let mut watch = dir.open().watch(&key("shared")).await.unwrap().unwrap();
     assert!(timeout(Duration::from_millis(50), watch.changed()).await.is_err(), "still held");
-    living.stdin.take();
+    living.send("release").unwrap();
     timeout(PATIENCE, watch.changed()).await.unwrap();
     living.ends();
 }

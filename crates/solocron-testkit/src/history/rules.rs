@@ -17,6 +17,7 @@ pub struct Rules {
     pub(super) holder_ttl: Duration,
     pub(super) process_bound: bool,
     pub(super) shared_fences: bool,
+    pub(super) unseen_wins: bool,
     pub(super) refused_effects: u64,
     pub(super) max_attempts: u32,
     pub(super) min_ran: f64,
@@ -46,6 +47,7 @@ impl Rules {
             holder_ttl: Duration::ZERO,
             process_bound: false,
             shared_fences: false,
+            unseen_wins: false,
             refused_effects: 1,
             max_attempts: u32::MAX,
             min_ran: 0.0,
@@ -120,6 +122,14 @@ impl Rules {
     #[must_use]
     pub fn shared_fences(mut self) -> Self {
         self.shared_fences = true;
+        self
+    }
+
+    /// The store may grant what no node ever hears of, because the answer is lost with the node or the network: an attempt may be
+    /// missing before another one.
+    #[must_use]
+    pub fn unseen_wins(mut self) -> Self {
+        self.unseen_wins = true;
         self
     }
 

@@ -30,7 +30,7 @@ pub(super) fn check(runs: &Runs<'_>, rules: &Rules, findings: &mut Findings<'_>)
             Some(format!(
                 "attempt {attempt} of tick {tick} of `{job}` was started after attempt {latest_attempt}"
             ))
-        } else if gap > *unused {
+        } else if gap > *unused && !rules.unseen_wins {
             Some(format!(
                 "attempt {attempt} of tick {tick} of `{job}` was started, but not the one before it"
             ))
