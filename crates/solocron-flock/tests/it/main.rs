@@ -4,6 +4,7 @@ mod bad;
 mod child;
 mod conformance;
 mod fleet;
+mod leader;
 mod leases;
 mod measure;
 mod processes;
