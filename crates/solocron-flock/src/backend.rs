@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use solocron::jiff::Timestamp;
+use solocron::lock::files::slots::{self, Content, Of};
+use solocron::lock::files::{self, Known, Opened, Rights, Seen, refused};
 use solocron::lock::{
     Capabilities, Enrolled, Enrolment, Epoch, Fencing, Holder, KeyRecord, LockBackend, LockKey,
     Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request, Scope, Validity,
@@ -22,14 +24,10 @@ use solocron::lock::{
 };
 use solocron::{BackendError, Clock as _, Kind, LeaseInstant, SystemClock};
 
-use crate::boot;
 use crate::config::{Durability, FlockBuilder};
-use crate::epoch::Known;
-use crate::error::{refused, unreadable};
-use crate::file::{self, Attempt, Opened, Rights};
+use crate::file::{self, Attempt};
 use crate::home::Home;
 use crate::lease::{FlockLease, Lease, Won, not_ours};
-use crate::record::{self, Content, Of, Unreadable};
 use crate::watch::{BellWatch, Pause, Wanted};
 
 /// Locks in the files of one directory. Clones share them, and so do all processes of this host that open the same directory.
@@ -43,13 +41,6 @@ struct Shared {
     durability: Durability,
     home: Arc<Home>,
     known: Known,
-}
-
-/// What a file holds, seen without its lock.
-struct Seen {
-    record: KeyRecord,
-    /// Half of the file is unreadable, even when read again.
-    damaged: bool,
 }
 
 /// What comes of a change that needs the lock.
@@ -125,14 +116,14 @@ impl FlockBackend {
         home.bell(); // before the lock file: a dying process closes what it opened last first
         let path = self.path(&request.key);
         for _ in 0..file::TRIES {
-            let Some(opened) = file::open(&path, self.0.rights, request.claim.is_none())? else {
+            let Some(opened) = files::open(&path, self.0.rights, request.claim.is_none())? else {
                 // Only a claim finds no file, and a fresh record grants none.
                 return KeyRecord::new(request.key.clone()).judge(request, now, false).denied(now);
             };
             if let Some(settled) = self.settled(&opened.file, request, now) {
                 return Ok(settled);
             }
-            match opened.lock(&path)? {
+            match file::lock(opened, &path)? {
                 Attempt::Locked(opened) => return self.decide(&home, path, opened, request, now),
                 Attempt::Busy(file) => return self.busy(&path, &file, request, now),
                 Attempt::Replaced => {}
@@ -144,7 +135,7 @@ impl FlockBackend {
     /// A claim that came too late is told so without the lock: losers are many, and none of them may be stopped with it in hand.
     fn settled(&self, file: &File, request: &Request, now: Timestamp) -> Option<Reply<FlockLease>> {
         request.claim?;
-        let read = record::read(file, Of::Key(&request.key));
+        let read = slots::read(file, Of::Key(&request.key));
         let Ok(Ok(Content::Record { record, damaged: false, .. })) = read else { return None };
         if record.holder(now, true).is_some() {
             return None;
@@ -165,13 +156,14 @@ impl FlockBackend {
         request: &Request,
         now: Timestamp,
     ) -> Result<Reply<FlockLease>, BackendError> {
-        let (mut record, seq) = match self.load(&path, &opened.file, &request.key, now) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                file::unlock(&opened.file);
-                return Err(error);
-            }
-        };
+        let (mut record, seq) =
+            match files::load(&path, &opened.file, &request.key, now, self.synced()) {
+                Ok(loaded) => loaded,
+                Err(error) => {
+                    file::unlock(&opened.file);
+                    return Err(error);
+                }
+            };
         // Whoever is on record as a holder let go of the file: it is dead, or its reply was lost and this is the same nonce again.
         let reply = record.acquire(request, now, false, None, || ());
         if !matches!(reply, Ok(Reply::Won(_))) {
@@ -179,7 +171,7 @@ impl FlockBackend {
             return reply.map(|reply| reply.map(|()| unreachable!("it is not won")));
         }
         if seq == 0
-            && let Err(error) = record::allocate(&opened.file)
+            && let Err(error) = slots::allocate(&opened.file)
         {
             file::unlock(&opened.file);
             return Err(refused("allocate lock file", &path, &error));
@@ -198,7 +190,8 @@ impl FlockBackend {
         request: &Request,
         now: Timestamp,
     ) -> Result<Reply<FlockLease>, BackendError> {
-        let Some(Seen { record, damaged: false }) = self.peek(path, file, &request.key, now)?
+        let Some(Seen { record, damaged: false }) =
+            files::peek(path, file, &request.key, now, self.synced())?
         else {
             return Ok(Reply::Busy { holder: None });
         };
@@ -206,72 +199,6 @@ impl FlockBackend {
             // The record of a moment ago: whoever has the lock has not written yet.
             Verdict::Behind { .. } => Ok(Reply::Busy { holder: None }),
             verdict => verdict.denied(now),
-        }
-    }
-
-    /// The record and its seq, read with the lock in hand; what may be lost of it is not granted again.
-    fn load(
-        &self,
-        path: &Path,
-        file: &File,
-        key: &LockKey,
-        now: Timestamp,
-    ) -> Result<(KeyRecord, u64), BackendError> {
-        let content = record::read(file, Of::Key(key))
-            .map_err(|error| refused("read lock file", path, &error))?
-            .map_err(|why| unreadable(path, &why))?;
-        let (mut record, stamp, damaged) = match content {
-            Content::Fresh => return Ok((KeyRecord::new(key.clone()), 0)),
-            Content::Record { record, stamp, damaged } => (record, stamp, damaged),
-        };
-        self.forget(&mut record, &stamp, now);
-        let mut seq = stamp.seq;
-        if damaged {
-            tracing::warn!(
-                path = %path.display(),
-                "lock file is damaged in one slot: ticks due before now are not claimed again"
-            );
-            record.forget_before(Mark::floor(now));
-            // At once: otherwise the next tick would be forgotten as well.
-            seq = record::allocate(file)
-                .and_then(|()| record::write(file, &record, seq, 0, self.synced()))
-                .map_err(|error| refused("mend lock file", path, &error))?
-                .seq;
-        }
-        Ok((record, seq))
-    }
-
-    /// What was written in another boot may lack its last writes.
-    fn forget(&self, record: &mut KeyRecord, stamp: &record::Stamp, now: Timestamp) {
-        if stamp.boot != boot::id() && !(stamp.synced && self.synced()) {
-            record.forget_before(boot::began(now));
-        }
-    }
-
-    /// What a file holds, without its lock. `None`: nothing yet.
-    fn peek(
-        &self,
-        path: &Path,
-        file: &File,
-        key: &LockKey,
-        now: Timestamp,
-    ) -> Result<Option<Seen>, BackendError> {
-        let mut again = 3;
-        loop {
-            again -= 1;
-            let content = record::read(file, Of::Key(key))
-                .map_err(|error| refused("read lock file", path, &error))?;
-            match content {
-                // A write under way.
-                Ok(Content::Record { damaged: true, .. }) | Err(Unreadable::Corrupt)
-                    if again > 0 => {}
-                Ok(Content::Fresh) => return Ok(None),
-                Ok(Content::Record { mut record, stamp, damaged }) => {
-                    self.forget(&mut record, &stamp, now);
-                    return Ok(Some(Seen { record, damaged }));
-                }
-                Err(why) => return Err(unreadable(path, &why)),
-            }
         }
     }
 
@@ -295,11 +222,13 @@ impl FlockBackend {
         }
         let path = self.path(key);
         for _ in 0..file::TRIES {
-            let opened = file::open(&path, self.0.rights, true)?.expect("it is made where absent");
-            match opened.lock(&path)? {
+            let opened = files::open(&path, self.0.rights, true)?.expect("it is made where absent");
+            match file::lock(opened, &path)? {
                 Attempt::Replaced => {}
                 Attempt::Busy(file) => {
-                    return Ok(Change::Busy(self.peek(&path, &file, key, now)?.map(Box::new)));
+                    return Ok(Change::Busy(
+                        files::peek(&path, &file, key, now, self.synced())?.map(Box::new),
+                    ));
                 }
                 Attempt::Locked(opened) => {
                     let answer = self.change_locked(&path, &opened, key, now, &change);
@@ -321,14 +250,14 @@ impl FlockBackend {
         now: Timestamp,
         change: impl Fn(&mut KeyRecord) -> Result<(T, bool), BackendError>,
     ) -> Result<(T, bool), BackendError> {
-        let (mut record, seq) = self.load(path, &opened.file, key, now)?;
+        let (mut record, seq) = files::load(path, &opened.file, key, now, self.synced())?;
         let (answer, changed) = change(&mut record)?;
         if changed {
             if seq == 0 {
-                record::allocate(&opened.file)
+                slots::allocate(&opened.file)
                     .map_err(|error| refused("allocate lock file", path, &error))?;
             }
-            record::write(&opened.file, &record, seq, 0, self.synced())
+            slots::write(&opened.file, &record, seq, 0, self.synced())
                 .map_err(|error| refused("write lock file", path, &error).effect_unknown())?;
         }
         Ok((answer, changed))
@@ -359,8 +288,8 @@ impl FlockBackend {
     /// The mark that stands now, read without the lock.
     fn mark_on_record(&self, key: &LockKey, now: Timestamp) -> Result<Option<Mark>, BackendError> {
         let path = self.path(key);
-        let Some(opened) = file::open(&path, self.0.rights, false)? else { return Ok(None) };
-        let seen = self.peek(&path, &opened.file, key, now)?;
+        let Some(opened) = files::open(&path, self.0.rights, false)? else { return Ok(None) };
+        let seen = files::peek(&path, &opened.file, key, now, self.synced())?;
         Ok(seen.and_then(|seen| seen.record.last().map(|last| last.mark)))
     }
 
@@ -371,9 +300,9 @@ impl FlockBackend {
     ) -> Result<(Enrolled, Option<File>), BackendError> {
         let path = self.path(&job.key);
         // Nothing to write, in the normal case: no lock.
-        if let Some(opened) = file::open(&path, self.0.rights, false)?
+        if let Some(opened) = files::open(&path, self.0.rights, false)?
             && let Some(Seen { mut record, damaged: false }) =
-                self.peek(&path, &opened.file, &job.key, now)?
+                files::peek(&path, &opened.file, &job.key, now, self.synced())?
             && record.schedule().is_some_and(|schedule| schedule.fingerprint == job.fingerprint)
         {
             self.0.known.add(path, opened.inode);
@@ -384,7 +313,7 @@ impl FlockBackend {
             Change::Made(made) => made,
             Change::Busy(seen) => (enrolled_by_others(&job.key, seen, now)?, None),
         };
-        if let Ok(Some(inode)) = file::at(&path) {
+        if let Ok(Some(inode)) = files::at(&path) {
             self.0.known.add(path, inode);
         }
         Ok((enrolled, unsynced))
@@ -411,8 +340,8 @@ impl FlockBackend {
     }
 
     fn holder(&self, path: &Path, prefix: &str, now: Timestamp) -> Option<Holder> {
-        let opened = file::open(path, self.0.rights, false).ok()??;
-        let Ok(Ok(Content::Record { record, .. })) = record::read(&opened.file, Of::Any) else {
+        let opened = files::open(path, self.0.rights, false).ok()??;
+        let Ok(Ok(Content::Record { record, .. })) = slots::read(&opened.file, Of::Any) else {
             return None;
         };
         let key = record.key();

@@ -18,12 +18,12 @@ use std::time::Duration;
 use nix::libc::MSG_NOSIGNAL;
 use socket2::SockRef;
 use solocron::jiff::Timestamp;
+use solocron::lock::files::Rights;
 use solocron::lock::{Keeper, KeyRecord, Nonce};
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 
 use crate::bell::Bell;
-use crate::file::Rights;
 use crate::lease::Lease;
 
 /// One lock directory, as this process sees it.

@@ -10,13 +10,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nix::libc::MSG_NOSIGNAL;
 use socket2::SockRef;
+use solocron::lock::files::slots::{self, Content, Of};
+use solocron::lock::files::{self, Rights};
 use solocron::lock::{Keeper, LockKey, Nonce, Watch};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
 
 use crate::bell::{self, Question};
-use crate::file::{self, Rights};
-use crate::record::{self, Content, Of};
 
 /// What a waiter holds. Dropping it hangs up.
 #[derive(Debug)]
@@ -108,9 +108,9 @@ impl Wanted {
     }
 
     fn bell(&self) -> Option<u128> {
-        let opened = file::open(&self.path, self.rights, false).ok()??;
-        match record::read(&opened.file, Of::Key(&self.key)) {
-            Ok(Ok(Content::Record { stamp, .. })) => Some(stamp.bell).filter(|bell| *bell != 0),
+        let opened = files::open(&self.path, self.rights, false).ok()??;
+        match slots::read(&opened.file, Of::Key(&self.key)) {
+            Ok(Ok(Content::Record { stamp, .. })) => Some(stamp.tag).filter(|bell| *bell != 0),
             _ => None,
         }
     }

@@ -160,7 +160,7 @@ impl RedisBuilder {
         Ok(backend)
     }
 
-    fn check(self) -> Result<Settings, Invalid> {
+    pub(crate) fn check(self) -> Result<Settings, Invalid> {
         let names = Names::of(&self.namespace)?;
         if self.request_timeout.is_zero() {
             return Err(Invalid::new(

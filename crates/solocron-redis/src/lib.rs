@@ -33,6 +33,7 @@ mod reply;
 mod script;
 mod session;
 mod waiters;
+mod wire;
 
 pub use self::backend::RedisBackend;
 pub use self::config::RedisBuilder;

@@ -25,6 +25,7 @@ use crate::reply;
 use crate::script::Script;
 use crate::session::Session;
 use crate::waiters::{self, Waiters};
+use crate::wire::Call;
 
 /// See the module.
 #[derive(Debug)]
@@ -306,10 +307,10 @@ impl Link {
         // Waiting for replicas ends well before the request does, so that there is an answer.
         let limit = self.settings.request_timeout / 2;
         let sending = async {
-            let short = call.command("EVALSHA", script.hash());
+            let short = command("EVALSHA", script.hash(), call);
             match session.send_and_replicate(&short, replicas, limit).await {
                 Err(error) if error.code() == Some("NOSCRIPT") => {
-                    let whole = call.command("EVAL", script.source());
+                    let whole = command("EVAL", script.source(), call);
                     session.send_and_replicate(&whole, replicas, limit).await
                 }
                 other => other,
@@ -408,37 +409,17 @@ impl Drop for Doubt<'_> {
     }
 }
 
-/// The keys and arguments of a script.
-#[derive(Debug, Default)]
-pub(crate) struct Call {
-    keys: Vec<String>,
-    arguments: Vec<Vec<u8>>,
-}
-
-impl Call {
-    pub(crate) fn key(&mut self, key: String) {
-        self.keys.push(key);
+/// A script call as a command.
+pub(crate) fn command(verb: &str, code: &str, call: &Call) -> Cmd {
+    let mut command = redis::cmd(verb);
+    command.arg(code).arg(call.keys.len());
+    for key in &call.keys {
+        command.arg(key);
     }
-
-    pub(crate) fn argument(&mut self, argument: impl Into<Vec<u8>>) {
-        self.arguments.push(argument.into());
+    for argument in &call.arguments {
+        command.arg(argument);
     }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-    }
-
-    pub(crate) fn command(&self, verb: &str, code: &str) -> Cmd {
-        let mut command = redis::cmd(verb);
-        command.arg(code).arg(self.keys.len());
-        for key in &self.keys {
-            command.arg(key);
-        }
-        for argument in &self.arguments {
-            command.arg(argument);
-        }
-        command
-    }
+    command
 }
 
 /// The thread that outlives the caller's runtime.

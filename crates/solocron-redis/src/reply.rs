@@ -18,7 +18,8 @@ impl From<Odd> for BackendError {
         let why = format!(
             "redis answered with a {part} that cannot be read: see that every program of this namespace runs one release, and what else writes to its keys"
         );
-        Self::new(Kind::Corrupt, why)
+        // Whatever was asked for may have been done.
+        Self::new(Kind::Corrupt, why).effect_unknown()
     }
 }
 

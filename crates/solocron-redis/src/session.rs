@@ -25,10 +25,10 @@ use tokio::task::AbortHandle;
 
 use crate::config::Settings;
 use crate::error::{self, Sent};
-use crate::link::{Call, Link};
-use crate::memory::Memory;
+use crate::link::{Link, command};
 use crate::reply;
 use crate::script;
+use crate::wire;
 
 /// A connection that is up.
 #[derive(Debug, Clone)]
@@ -188,27 +188,13 @@ impl Session {
         }
     }
 
-    /// Asks for the epoch, telling what is known of it.
-    pub(crate) fn question(&self, link: &Link) -> Call {
-        let names = &link.settings().names;
-        let mut call = Call::default();
-        call.key(names.epoch());
-        call.argument(&*self.run);
-        call.argument(link.memory().known());
-        call.argument(Memory::candidate());
-        call.argument(names.everybody());
-        call
-    }
-
     async fn confirm(&self, link: &Link) -> Result<(), BackendError> {
         let settings = link.settings();
-        let command = self.question(link).command("EVAL", script::OPEN.source());
-        let answer = self
-            .send(&command)
-            .await
+        let call = wire::open(&settings.names, &self.run, link.memory().known());
+        let answer = self.send(&command("EVAL", script::OPEN.source(), &call)).await;
+        let answer = answer
             .map_err(|error| error::failed(settings, script::OPEN.doing, &error, Sent::No))?;
-        let words = reply::array(answer, "epoch")?;
-        link.learn(reply::text(words.first(), "epoch")?);
+        link.learn(wire::opened(&reply::array(answer, "epoch")?)?);
         Ok(())
     }
 }

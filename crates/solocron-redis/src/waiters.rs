@@ -22,9 +22,10 @@ use solocron::BackendError;
 use solocron::lock::{LockKey, Watch};
 use tokio::sync::Notify;
 
-use crate::link::{Call, Link, keeper};
+use crate::link::{Link, keeper};
 use crate::reply::{self, Odd};
 use crate::script;
+use crate::wire::Call;
 
 /// How often places are renewed, and lost wake-ups are found.
 const ROUND: Duration = Duration::from_secs(1);

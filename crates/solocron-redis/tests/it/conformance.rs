@@ -48,6 +48,15 @@ impl Harness for Store {
         true
     }
 
+    async fn expire(&self, key: &LockKey) -> bool {
+        let (server, name) = (self.server(), self.connect().redis_key(key));
+        let holder = server.command(&["HGET", &name, "h"]).to_string();
+        let mut words: Vec<_> = holder.splitn(3, ' ').collect();
+        words[1] = "1"; // a millionth of a second into 1970
+        server.command(&["HSET", &name, "h", &words.join(" ")]);
+        true
+    }
+
     async fn replace(&self, key: &LockKey) -> bool {
         self.server().command(&["DEL", &self.connect().redis_key(key)]);
         true
