@@ -55,7 +55,7 @@ fn main() -> Result<ExitCode> {
 
 /// What every replica of a service would do, plus telling the witness.
 async fn be_node(node: String) -> Result<()> {
-    // Not by the environment, where everybody may read it: a URL can hold a password. The node ends when its parent dies.
+    // Over the pipe and not in the environment, which a job's children inherit. The node ends when its parent dies.
     let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
     hear(move |line| drop(told.send(line)));
     let url = heard.recv().await.ok_or("nobody said which locks to use")?;

@@ -58,12 +58,15 @@ fn locks(backend: impl LockBackend, options: LockOptions) -> Result<Locks> {
     Ok(Locks::builder(backend).options(options).build()?)
 }
 
-/// `url` without user and password, for the screen.
+/// `url` without user, password and query, for the screen. (What stands on a command line can be seen by everybody on the machine all
+/// the same; a real program reads its URL from a file or its environment.)
 #[must_use]
 pub fn shown(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}…{}", &url[..scheme + 3], &url[at..]),
-        _ => url.to_owned(),
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let rest = rest.split('?').next().unwrap_or(rest);
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://…@{host}"),
+        None => format!("{scheme}://{rest}"),
     }
 }
 

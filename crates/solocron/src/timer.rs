@@ -9,11 +9,12 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{process, thread};
 
 /// How long before its end a sleep should come here: tokio's rounding, and a moment for the task to be scheduled.
 pub(crate) const LAST_STRETCH: Duration = Duration::from_millis(2);
@@ -31,8 +32,13 @@ pub(crate) struct Wait {
     id: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Timer {
+    pid: u32,
+    /// Whether the operating system gave a thread.
+    served: OnceLock<bool>,
+    /// That of a forked child, which has no thread of its parent's, and perhaps a mutex that such a thread had locked.
+    child: OnceLock<Box<Self>>,
     waiting: Mutex<Waiting>,
     /// Rung when a wait is earlier than the one the thread sleeps for.
     earlier: Condvar,
@@ -46,12 +52,31 @@ struct Waiting {
 }
 
 impl Timer {
+    fn new(pid: u32) -> Self {
+        Self {
+            pid,
+            served: OnceLock::new(),
+            child: OnceLock::new(),
+            waiting: Mutex::default(),
+            earlier: Condvar::new(),
+        }
+    }
+
+    /// That of this process. Takes no lock that another thread may have held while this process was forked.
     fn of_this_process() -> Option<&'static Self> {
-        static TIMER: OnceLock<Option<&'static Timer>> = OnceLock::new();
-        *TIMER.get_or_init(|| {
-            let timer: &'static Self = Box::leak(Box::default());
+        static FIRST: OnceLock<Timer> = OnceLock::new();
+        let pid = process::id();
+        let mut at = FIRST.get_or_init(|| Self::new(pid));
+        while at.pid != pid {
+            at = at.child.get_or_init(|| Box::new(Self::new(pid)));
+        }
+        at.is_served().then_some(at)
+    }
+
+    fn is_served(&'static self) -> bool {
+        *self.served.get_or_init(|| {
             let thread = thread::Builder::new().name("solocron-timer".into());
-            thread.spawn(|| timer.serve()).ok().map(|_| timer)
+            thread.spawn(|| self.serve()).is_ok()
         })
     }
 
@@ -71,7 +96,10 @@ impl Timer {
             if left.is_zero() {
                 let waker = first.remove();
                 drop(waiting);
-                waker.wake();
+                // Whatever executor that is, or whatever it drops: the others still have to be woken.
+                if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
+                    tracing::error!("waking a task panicked");
+                }
                 waiting = self.lock();
             } else {
                 waiting = match self.earlier.wait_timeout(waiting, left) {
@@ -96,10 +124,12 @@ impl Future for Wait {
             waiting.last_id += 1;
             waiting.last_id
         });
-        waiting.by_instant.insert((at, id), context.waker().clone());
+        let before = waiting.by_instant.insert((at, id), context.waker().clone());
         if waiting.by_instant.first_key_value().is_some_and(|(first, _)| *first == (at, id)) {
             timer.earlier.notify_one();
         }
+        drop(waiting);
+        drop(before); // outside the lock: it may be the last owner of a task, and of another wait
         Poll::Pending
     }
 }
@@ -108,7 +138,7 @@ impl Drop for Wait {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             let waker = self.timer.lock().by_instant.remove(&(self.at, id));
-            drop(waker); // outside the lock: it may be the last owner of a task
+            drop(waker); // outside the lock, as above
         }
     }
 }
@@ -133,17 +163,11 @@ mod tests {
     }
 
     #[test]
-    fn waits_end_in_the_order_of_their_instants() {
+    fn an_earlier_wait_does_not_end_with_a_later_one_that_was_there_first() {
         block_on(async {
-            let mut late = pin!(wait(Duration::from_millis(40)).expect("a thread"));
-            let mut early = pin!(wait(Duration::from_millis(5)).expect("a thread"));
-            // The later one is registered first: the thread must be woken for the earlier one.
-            poll_fn(|cx| {
-                assert!(late.as_mut().poll(cx).is_pending());
-                early.as_mut().poll(cx)
-            })
-            .await;
-            late.await;
+            let mut late = pin!(wait(Duration::from_secs(3600)).expect("a thread"));
+            poll_fn(|cx| Poll::Ready(assert!(late.as_mut().poll(cx).is_pending()))).await;
+            wait(Duration::from_millis(5)).expect("a thread").await;
         });
     }
 
@@ -156,5 +180,28 @@ mod tests {
             wait.id.expect("it is registered")
         });
         assert!(!timer.lock().by_instant.keys().any(|(_, other)| *other == id));
+    }
+
+    #[test]
+    fn a_forked_child_gets_a_timer_of_its_own() {
+        let parent: &'static Timer = Box::leak(Box::new(Timer::new(process::id() + 1)));
+        let child = parent.child.get_or_init(|| Box::new(Timer::new(process::id())));
+        assert!(child.is_served());
+        let wait = Wait { timer: child, at: Instant::now() + Duration::from_millis(1), id: None };
+        block_on(wait);
+    }
+
+    #[test]
+    fn a_waker_that_panics_stops_nobody_else() {
+        struct Panics;
+        impl std::task::Wake for Panics {
+            fn wake(self: std::sync::Arc<Self>) {
+                panic!("a bad executor");
+            }
+        }
+        let waker = Waker::from(std::sync::Arc::new(Panics));
+        let mut bad = pin!(wait(Duration::from_millis(1)).expect("a thread"));
+        assert!(bad.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        block_on(wait(Duration::from_millis(10)).expect("a thread"));
     }
 }
