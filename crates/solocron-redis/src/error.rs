@@ -116,7 +116,7 @@ fn by_code(code: &str, text: &str) -> (Kind, &'static str) {
         _ if has("WRONGTYPE") => by_code("WRONGTYPE", ""),
         _ if has("OOM command not allowed") => by_code("OOM", ""),
         _ if has("READONLY") => by_code("READONLY", ""),
-        _ if has("can't access") || has("no permissions") => by_code("NOPERM", ""),
+        _ if has("can't access") || has("can't run this command") || has("no permissions") => by_code("NOPERM", ""),
         _ if has("invalid password") || has("without any password configured") => {
             by_code("NOAUTH", "")
         }

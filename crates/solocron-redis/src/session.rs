@@ -298,6 +298,19 @@ impl Said {
 #[cfg(feature = "tls")]
 impl crate::config::RedisTls {
     fn client(&self, info: redis::ConnectionInfo) -> redis::RedisResult<Client> {
+        // Read without a complaint, it would trust nobody.
+        const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+        if self
+            .authority
+            .as_ref()
+            .is_some_and(|pem| !pem.windows(BEGIN.len()).any(|window| window == BEGIN))
+        {
+            return Err((
+                redis::ErrorKind::InvalidClientConfig,
+                "the authority is no PEM certificate",
+            )
+                .into());
+        }
         // rustls needs one provider for the process and panics without; whoever chose one before us keeps it.
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             let _ = rustls::crypto::ring::default_provider().install_default();
