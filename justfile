@@ -3,8 +3,12 @@
 default:
     @{{ just_executable() }} --list --unsorted
 
+# what the tests need and this machine lacks: redis-server, etcd, protoc
+setup:
+    scripts/setup
+
 # all tests, as the README says
-test *ARGS:
+test *ARGS: setup
     cargo test --workspace --all-features {{ ARGS }}
 
 # four processes, one kill, one ledger
@@ -45,10 +49,18 @@ sim SEEDS="10000":
 check-claims:
     cargo run --release -p solocron-testkit --example check
 
-# benchmarks, with criterion's report in target/criterion
+# costs in one process, with criterion's report in target/criterion
 bench *ARGS:
     cargo bench -p solocron-benches {{ ARGS }}
 
+# how a contended key changes hands: real processes, floors and rivals in turns
+bench-contention *ARGS:
+    cargo run --release -p solocron-benches --bin contention -- {{ ARGS }}
+
+# one to a million jobs: how late, how heavy, how fast
+bench-load *ARGS:
+    cargo run --release -p solocron-benches --bin load -- {{ ARGS }}
+
 # what would be published
 package:
-    cargo package -p solocron -p solocron-flock -p solocron-testkit --allow-dirty
+    cargo package --allow-dirty -p solocron -p solocron-flock -p solocron-socket -p solocron-redis -p solocron-etcd -p solocron-testkit

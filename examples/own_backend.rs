@@ -21,9 +21,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use solocron::lock::{
-    Capabilities, Enrolled, Enrolment, Fencing, Grant, Holder, KeyRecord, LockBackend, LockKey,
-    Lost, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request, Scope, TtlRange, Validity,
-    Verdict,
+    Capabilities, Enrolled, Enrolment, Fencing, Holder, KeyRecord, LockBackend, LockKey, Lost,
+    MarkAfter, Nonce, Note, Released, Renewal, Reply, Request, Scope, TtlRange, Validity,
 };
 use solocron::{BackendError, Context, Job, Kind, LeaseInstant, Locks, Scheduler};
 
@@ -108,53 +107,12 @@ impl CasBackend {
     }
 
     async fn acquire(&self, request: &Request) -> Result<Reply<CasLease>, BackendError> {
-        let (ttl, lease) =
-            (request.ttl, |nonce| CasLease { key: request.key.clone(), nonce, ttl: request.ttl });
+        let lease =
+            || CasLease { key: request.key.clone(), nonce: request.nonce, ttl: request.ttl };
         self.update(&request.key, |record, now| {
-            let granted = match record.judge(request, now, true) {
-                Verdict::Grant => record.grant(request, now, Some(ttl)),
-                Verdict::Again(granted) => granted,
-                Verdict::Refused => {
-                    return (Err(BackendError::new(Kind::Refused, "given back earlier")), false);
-                }
-                Verdict::NotEnrolled => {
-                    return (
-                        Err(BackendError::new(Kind::NotEnrolled, "enroll the job first")),
-                        false,
-                    );
-                }
-                Verdict::Early => return (Ok(Reply::Early { store_now: now }), false),
-                Verdict::Stale { mark, done, owner } => {
-                    return (Ok(Reply::Stale { mark, done, owner: owner.map(Box::new) }), false);
-                }
-                Verdict::Busy(holder) => {
-                    return (Ok(Reply::Busy { holder: Some(Box::new(holder)) }), false);
-                }
-                Verdict::Behind { mark, unfinished } => {
-                    return (Ok(Reply::Behind { mark, unfinished }), false);
-                }
-                verdict => {
-                    return (
-                        Err(BackendError::new(
-                            Kind::Unsupported,
-                            format!("a newer core says {verdict:?}"),
-                        )),
-                        false,
-                    );
-                }
-            };
-            // Valid from before the request was first sent, however often it was repeated.
-            let mut grant = Grant::new(
-                lease(request.nonce),
-                granted.fence,
-                Validity::Until { since: request.first_sent, ttl },
-            );
-            grant.previous = granted.previous;
-            grant.attempt = granted.attempt;
-            grant.store_now = Some(now);
-            grant.schedule = record.schedule();
-            grant.note = record.note().clone();
-            (Ok(Reply::Won(grant)), true)
+            let reply = record.acquire(request, now, true, Some(request.ttl), lease);
+            let write = matches!(reply, Ok(Reply::Won(_)));
+            (reply, write)
         })
         .await?
     }

@@ -14,23 +14,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use solocron::LeaseInstant;
 use solocron::jiff::Timestamp;
+use solocron::lock::files::slots::{self, Content, Of};
+use solocron::lock::files::{self, Known, Opened, Rights, Seen, refused};
 use solocron::lock::{
-    Capabilities, Enrolled, Enrolment, Epoch, Fencing, Grant, Granted, Holder, KeyRecord,
-    LockBackend, LockKey, Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request,
-    Scope, Validity, Verdict, Watch,
+    Capabilities, Enrolled, Enrolment, Epoch, Fencing, Holder, KeyRecord, LockBackend, LockKey,
+    Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request, Scope, Validity,
+    Verdict, Watch,
 };
-use solocron::{BackendError, Kind};
+use solocron::{BackendError, Clock as _, Kind, LeaseInstant, SystemClock};
 
-use crate::boot;
 use crate::config::{Durability, FlockBuilder};
-use crate::epoch::Known;
-use crate::error::{refused, unreadable};
-use crate::file::{self, Attempt, Opened, Rights};
+use crate::file::{self, Attempt};
 use crate::home::Home;
 use crate::lease::{FlockLease, Lease, Won, not_ours};
-use crate::record::{self, Content, Of, Unreadable};
 use crate::watch::{BellWatch, Pause, Wanted};
 
 /// Locks in the files of one directory. Clones share them, and so do all processes of this host that open the same directory.
@@ -44,13 +41,6 @@ struct Shared {
     durability: Durability,
     home: Arc<Home>,
     known: Known,
-}
-
-/// What a file holds, seen without its lock.
-struct Seen {
-    record: KeyRecord,
-    /// Half of the file is unreadable, even when read again.
-    damaged: bool,
 }
 
 /// What comes of a change that needs the lock.
@@ -115,27 +105,25 @@ impl FlockBackend {
     ) -> Result<Reply<FlockLease>, BackendError> {
         let home = self.home();
         if home.refuses(request.nonce, now) {
-            return Err(given_back());
+            return Verdict::Refused.denied(now);
         }
         if let Some(lease) = home.lease(request.key.hash128())
             && lease.nonce == request.nonce
-            && let Some((verdict, record)) =
-                lease.look(|record| (record.judge(request, now, true), record.clone()))
+            && let Some(mut record) = lease.look(KeyRecord::clone)
         {
-            return answer(verdict, now, |granted| grant(lease, granted, &record, now));
+            return record.acquire(request, now, true, None, || FlockLease(lease));
         }
         home.bell(); // before the lock file: a dying process closes what it opened last first
         let path = self.path(&request.key);
         for _ in 0..file::TRIES {
-            let Some(opened) = file::open(&path, self.0.rights, request.claim.is_none())? else {
+            let Some(opened) = files::open(&path, self.0.rights, request.claim.is_none())? else {
                 // Only a claim finds no file, and a fresh record grants none.
-                let verdict = KeyRecord::new(request.key.clone()).judge(request, now, false);
-                return answer(verdict, now, |_| Reply::Busy { holder: None });
+                return KeyRecord::new(request.key.clone()).judge(request, now, false).denied(now);
             };
             if let Some(settled) = self.settled(&opened.file, request, now) {
                 return Ok(settled);
             }
-            match opened.lock(&path)? {
+            match file::lock(opened, &path)? {
                 Attempt::Locked(opened) => return self.decide(&home, path, opened, request, now),
                 Attempt::Busy(file) => return self.busy(&path, &file, request, now),
                 Attempt::Replaced => {}
@@ -147,17 +135,16 @@ impl FlockBackend {
     /// A claim that came too late is told so without the lock: losers are many, and none of them may be stopped with it in hand.
     fn settled(&self, file: &File, request: &Request, now: Timestamp) -> Option<Reply<FlockLease>> {
         request.claim?;
-        let read = record::read(file, Of::Key(&request.key));
+        let read = slots::read(file, Of::Key(&request.key));
         let Ok(Ok(Content::Record { record, damaged: false, .. })) = read else { return None };
         if record.holder(now, true).is_some() {
             return None;
         }
-        match record.judge(request, now, false) {
-            Verdict::Stale { mark, done: true, owner } => {
-                Some(Reply::Stale { mark, done: true, owner: owner.map(Box::new) })
-            }
-            _ => None,
+        let verdict = record.judge(request, now, false);
+        if matches!(verdict, Verdict::Stale { done: true, .. }) {
+            return verdict.denied(now).ok();
         }
+        None
     }
 
     /// With the lock in hand.
@@ -169,27 +156,22 @@ impl FlockBackend {
         request: &Request,
         now: Timestamp,
     ) -> Result<Reply<FlockLease>, BackendError> {
-        let (mut record, seq) = match self.load(&path, &opened.file, &request.key, now) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                file::unlock(&opened.file);
-                return Err(error);
-            }
-        };
+        let (mut record, seq) =
+            match files::load(&path, &opened.file, &request.key, now, self.synced()) {
+                Ok(loaded) => loaded,
+                Err(error) => {
+                    file::unlock(&opened.file);
+                    return Err(error);
+                }
+            };
         // Whoever is on record as a holder let go of the file: it is dead, or its reply was lost and this is the same nonce again.
-        let granted = match record.judge(request, now, false) {
-            Verdict::Again(granted) => granted,
-            Verdict::Grant => {
-                record.holder_died();
-                record.grant(request, now, None)
-            }
-            verdict => {
-                file::unlock(&opened.file);
-                return answer(verdict, now, |_| Reply::Busy { holder: None });
-            }
-        };
+        let reply = record.acquire(request, now, false, None, || ());
+        if !matches!(reply, Ok(Reply::Won(_))) {
+            file::unlock(&opened.file);
+            return reply.map(|reply| reply.map(|()| unreachable!("it is not won")));
+        }
         if seq == 0
-            && let Err(error) = record::allocate(&opened.file)
+            && let Err(error) = slots::allocate(&opened.file)
         {
             file::unlock(&opened.file);
             return Err(refused("allocate lock file", &path, &error));
@@ -197,7 +179,7 @@ impl FlockBackend {
         let won = Won { opened, record: record.clone(), seq };
         let lease = Lease::new(home, path, request.nonce, self.synced(), won);
         lease.save()?;
-        Ok(grant(lease, granted, &record, now))
+        reply.map(|reply| reply.map(|()| FlockLease(lease)))
     }
 
     /// Somebody else has the lock. What it writes meanwhile may be read half, or before it is written.
@@ -208,82 +190,15 @@ impl FlockBackend {
         request: &Request,
         now: Timestamp,
     ) -> Result<Reply<FlockLease>, BackendError> {
-        let Some(Seen { record, damaged: false }) = self.peek(path, file, &request.key, now)?
+        let Some(Seen { record, damaged: false }) =
+            files::peek(path, file, &request.key, now, self.synced())?
         else {
             return Ok(Reply::Busy { holder: None });
         };
         match record.judge(request, now, true) {
             // The record of a moment ago: whoever has the lock has not written yet.
-            Verdict::Grant | Verdict::Again(_) | Verdict::Behind { .. } => {
-                Ok(Reply::Busy { holder: None })
-            }
-            verdict => answer(verdict, now, |_| Reply::Busy { holder: None }),
-        }
-    }
-
-    /// The record and its seq, read with the lock in hand; what may be lost of it is not granted again.
-    fn load(
-        &self,
-        path: &Path,
-        file: &File,
-        key: &LockKey,
-        now: Timestamp,
-    ) -> Result<(KeyRecord, u64), BackendError> {
-        let content = record::read(file, Of::Key(key))
-            .map_err(|error| refused("read lock file", path, &error))?
-            .map_err(|why| unreadable(path, &why))?;
-        let (mut record, stamp, damaged) = match content {
-            Content::Fresh => return Ok((KeyRecord::new(key.clone()), 0)),
-            Content::Record { record, stamp, damaged } => (record, stamp, damaged),
-        };
-        self.forget(&mut record, &stamp, now);
-        let mut seq = stamp.seq;
-        if damaged {
-            tracing::warn!(
-                path = %path.display(),
-                "lock file is damaged in one slot: ticks due before now are not claimed again"
-            );
-            record.forget_before(Mark::floor(now));
-            // At once: otherwise the next tick would be forgotten as well.
-            seq = record::allocate(file)
-                .and_then(|()| record::write(file, &record, seq, 0, self.synced()))
-                .map_err(|error| refused("mend lock file", path, &error))?
-                .seq;
-        }
-        Ok((record, seq))
-    }
-
-    /// What was written in another boot may lack its last writes.
-    fn forget(&self, record: &mut KeyRecord, stamp: &record::Stamp, now: Timestamp) {
-        if stamp.boot != boot::id() && !(stamp.synced && self.synced()) {
-            record.forget_before(boot::began(now));
-        }
-    }
-
-    /// What a file holds, without its lock. `None`: nothing yet.
-    fn peek(
-        &self,
-        path: &Path,
-        file: &File,
-        key: &LockKey,
-        now: Timestamp,
-    ) -> Result<Option<Seen>, BackendError> {
-        let mut again = 3;
-        loop {
-            again -= 1;
-            let content = record::read(file, Of::Key(key))
-                .map_err(|error| refused("read lock file", path, &error))?;
-            match content {
-                // A write under way.
-                Ok(Content::Record { damaged: true, .. }) | Err(Unreadable::Corrupt)
-                    if again > 0 => {}
-                Ok(Content::Fresh) => return Ok(None),
-                Ok(Content::Record { mut record, stamp, damaged }) => {
-                    self.forget(&mut record, &stamp, now);
-                    return Ok(Some(Seen { record, damaged }));
-                }
-                Err(why) => return Err(unreadable(path, &why)),
-            }
+            Verdict::Behind { .. } => Ok(Reply::Busy { holder: None }),
+            verdict => verdict.denied(now),
         }
     }
 
@@ -307,11 +222,13 @@ impl FlockBackend {
         }
         let path = self.path(key);
         for _ in 0..file::TRIES {
-            let opened = file::open(&path, self.0.rights, true)?.expect("it is made where absent");
-            match opened.lock(&path)? {
+            let opened = files::open(&path, self.0.rights, true)?.expect("it is made where absent");
+            match file::lock(opened, &path)? {
                 Attempt::Replaced => {}
                 Attempt::Busy(file) => {
-                    return Ok(Change::Busy(self.peek(&path, &file, key, now)?.map(Box::new)));
+                    return Ok(Change::Busy(
+                        files::peek(&path, &file, key, now, self.synced())?.map(Box::new),
+                    ));
                 }
                 Attempt::Locked(opened) => {
                     let answer = self.change_locked(&path, &opened, key, now, &change);
@@ -333,14 +250,14 @@ impl FlockBackend {
         now: Timestamp,
         change: impl Fn(&mut KeyRecord) -> Result<(T, bool), BackendError>,
     ) -> Result<(T, bool), BackendError> {
-        let (mut record, seq) = self.load(path, &opened.file, key, now)?;
+        let (mut record, seq) = files::load(path, &opened.file, key, now, self.synced())?;
         let (answer, changed) = change(&mut record)?;
         if changed {
             if seq == 0 {
-                record::allocate(&opened.file)
+                slots::allocate(&opened.file)
                     .map_err(|error| refused("allocate lock file", path, &error))?;
             }
-            record::write(&opened.file, &record, seq, 0, self.synced())
+            slots::write(&opened.file, &record, seq, 0, self.synced())
                 .map_err(|error| refused("write lock file", path, &error).effect_unknown())?;
         }
         Ok((answer, changed))
@@ -371,8 +288,8 @@ impl FlockBackend {
     /// The mark that stands now, read without the lock.
     fn mark_on_record(&self, key: &LockKey, now: Timestamp) -> Result<Option<Mark>, BackendError> {
         let path = self.path(key);
-        let Some(opened) = file::open(&path, self.0.rights, false)? else { return Ok(None) };
-        let seen = self.peek(&path, &opened.file, key, now)?;
+        let Some(opened) = files::open(&path, self.0.rights, false)? else { return Ok(None) };
+        let seen = files::peek(&path, &opened.file, key, now, self.synced())?;
         Ok(seen.and_then(|seen| seen.record.last().map(|last| last.mark)))
     }
 
@@ -383,9 +300,9 @@ impl FlockBackend {
     ) -> Result<(Enrolled, Option<File>), BackendError> {
         let path = self.path(&job.key);
         // Nothing to write, in the normal case: no lock.
-        if let Some(opened) = file::open(&path, self.0.rights, false)?
+        if let Some(opened) = files::open(&path, self.0.rights, false)?
             && let Some(Seen { mut record, damaged: false }) =
-                self.peek(&path, &opened.file, &job.key, now)?
+                files::peek(&path, &opened.file, &job.key, now, self.synced())?
             && record.schedule().is_some_and(|schedule| schedule.fingerprint == job.fingerprint)
         {
             self.0.known.add(path, opened.inode);
@@ -396,7 +313,7 @@ impl FlockBackend {
             Change::Made(made) => made,
             Change::Busy(seen) => (enrolled_by_others(&job.key, seen, now)?, None),
         };
-        if let Ok(Some(inode)) = file::at(&path) {
+        if let Ok(Some(inode)) = files::at(&path) {
             self.0.known.add(path, inode);
         }
         Ok((enrolled, unsynced))
@@ -423,8 +340,8 @@ impl FlockBackend {
     }
 
     fn holder(&self, path: &Path, prefix: &str, now: Timestamp) -> Option<Holder> {
-        let opened = file::open(path, self.0.rights, false).ok()??;
-        let Ok(Ok(Content::Record { record, .. })) = record::read(&opened.file, Of::Any) else {
+        let opened = files::open(path, self.0.rights, false).ok()??;
+        let Ok(Ok(Content::Record { record, .. })) = slots::read(&opened.file, Of::Any) else {
             return None;
         };
         let key = record.key();
@@ -459,48 +376,6 @@ fn in_use(key: &LockKey, holder: Option<Holder>) -> BackendError {
     let by = holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
     let why = format!("the file of {key} is locked by {by}: try again when it is free");
     BackendError::new(Kind::Unavailable, why)
-}
-
-fn given_back() -> BackendError {
-    BackendError::new(Kind::Refused, "this acquisition was given back")
-}
-
-fn answer(
-    verdict: Verdict,
-    now: Timestamp,
-    again: impl FnOnce(Granted) -> Reply<FlockLease>,
-) -> Result<Reply<FlockLease>, BackendError> {
-    Ok(match verdict {
-        Verdict::Refused => return Err(given_back()),
-        Verdict::NotEnrolled => {
-            let why = "the key takes no claims: enroll the job first";
-            return Err(BackendError::new(Kind::NotEnrolled, why));
-        }
-        Verdict::Again(granted) => again(granted),
-        Verdict::Early => Reply::Early { store_now: now },
-        Verdict::Stale { mark, done, owner } => {
-            Reply::Stale { mark, done, owner: owner.map(Box::new) }
-        }
-        Verdict::Busy(holder) => Reply::Busy { holder: Some(Box::new(holder)) },
-        Verdict::Behind { mark, unfinished } => Reply::Behind { mark, unfinished },
-        // Whoever calls this has dealt with it; saying busy is never wrong.
-        _ => Reply::Busy { holder: None },
-    })
-}
-
-fn grant(
-    lease: Arc<Lease>,
-    granted: Granted,
-    record: &KeyRecord,
-    now: Timestamp,
-) -> Reply<FlockLease> {
-    let mut grant = Grant::new(FlockLease(lease), granted.fence, Validity::ProcessBound);
-    grant.previous = granted.previous;
-    grant.attempt = granted.attempt;
-    grant.store_now = Some(now);
-    grant.schedule = record.schedule();
-    grant.note = record.note().clone();
-    Reply::Won(grant)
 }
 
 #[async_trait]
@@ -623,6 +498,7 @@ impl LockBackend for FlockBackend {
             path: self.path(key),
             dir: self.0.dir.clone(),
             rights: self.0.rights,
+            since: SystemClock.lease_now().since_origin().as_nanos() as u64,
         };
         let watch = BellWatch::begin(wanted)
             .map_err(|error| refused("start a thread to wait for", &self.path(key), &error))?;

@@ -3,10 +3,11 @@
 //! ```text
 //!   waiter                                            holder's process (keeper thread)
 //!     reads the record: key held, bell B
-//!     connect bells/B.sock ──── 16 bytes: hash of the key ───►  held here? ── no ──► close
+//!     connect bells/B.sock ─ hash of the key, waiting since ──►  held here? ── no ──► close
 //!                          ◄─── 1 byte: waiting ─────────────     yes: keep the connection
 //!                                       ...
-//!                                                               release: LOCK_UN, then shutdown of every kept connection
+//!                                                               release: LOCK_UN, then shutdown of the kept connections,
+//!                                                               of the one that waited longest first
 //!     end of file ◄────────────────────────────────────────     death: the kernel closes them, after the lock
 //!     tries the lock
 //! ```
@@ -165,17 +166,44 @@ async fn serve(listener: &UnixListener, home: &Arc<Home>) {
 /// One waiter, from its question until it is rung or hangs up.
 async fn attend(home: &Arc<Home>, stream: UnixStream) {
     const PATIENCE: Duration = Duration::from_secs(1);
-    let Ok(Some(key)) = timeout(PATIENCE, question(&stream)).await else { return };
+    let Ok(Some(Question { key, since })) = timeout(PATIENCE, question(&stream)).await else {
+        return;
+    };
     let stream = Arc::new(stream);
-    let Some(waiter) = home.keep_waiting(key, &stream) else { return };
+    let Some(waiter) = home.keep_waiting(key, since, &stream) else { return };
     // Our own shutdown ends this as well.
     let mut ignored = [0; 16];
     while receive(&stream, &mut ignored).await > 0 {}
     home.hung_up(key, waiter);
 }
 
-async fn question(stream: &UnixStream) -> Option<u128> {
-    let mut bytes = [0; 16];
+/// What a waiter asks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Question {
+    /// Hash of the key.
+    pub(crate) key: u128,
+    /// Since when it waits, in nanoseconds of the lease clock, which all processes of a host share.
+    pub(crate) since: u64,
+}
+
+impl Question {
+    pub(crate) fn to_bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        bytes[..16].copy_from_slice(&self.key.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.since.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; 24]) -> Self {
+        let (mut key, mut since) = ([0; 16], [0; 8]);
+        key.copy_from_slice(&bytes[..16]);
+        since.copy_from_slice(&bytes[16..]);
+        Self { key: u128::from_le_bytes(key), since: u64::from_le_bytes(since) }
+    }
+}
+
+async fn question(stream: &UnixStream) -> Option<Question> {
+    let mut bytes = [0; 24];
     let mut filled = 0;
     while filled < bytes.len() {
         match receive(stream, &mut bytes[filled..]).await {
@@ -183,7 +211,7 @@ async fn question(stream: &UnixStream) -> Option<u128> {
             count => filled += count,
         }
     }
-    Some(u128::from_le_bytes(bytes))
+    Some(Question::from_bytes(bytes))
 }
 
 /// What came in; 0 at the end of the connection, however it ended.

@@ -4,9 +4,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use solocron::Invalid;
+use solocron::lock::files::directory;
 
 use crate::backend::FlockBackend;
-use crate::directory;
 
 /// What a claimed tick outlives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -87,7 +87,7 @@ impl FlockBuilder {
             Some(dir) => dir,
             None => FlockBackend::default_dir(&program())?,
         };
-        let (dir, rights) = directory::prepare(&dir, self.network, self.shared)?;
+        let (dir, rights) = directory::prepare("lock directory", &dir, self.network, self.shared)?;
         Ok(FlockBackend::new(dir, rights, self.durability))
     }
 }

@@ -9,20 +9,21 @@
 //! bell; it is taken out **after** the lock was given up. Whoever asks in between is kept and rung; whoever asks later is turned
 //! away at once, and tries the lock again.
 
-use std::collections::HashMap;
-use std::io;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use nix::libc::MSG_NOSIGNAL;
 use socket2::SockRef;
 use solocron::jiff::Timestamp;
-use solocron::lock::{KeyRecord, Nonce};
+use solocron::lock::files::Rights;
+use solocron::lock::{Keeper, KeyRecord, Nonce};
 use tokio::net::UnixStream;
+use tokio::time::sleep;
 
 use crate::bell::Bell;
-use crate::file::Rights;
 use crate::lease::Lease;
 
 /// One lock directory, as this process sees it.
@@ -47,7 +48,15 @@ struct State {
 struct Held {
     entry: u64,
     lease: Weak<Lease>,
-    waiters: HashMap<u64, Arc<UnixStream>>,
+    /// Whoever has waited longest comes first.
+    waiters: BTreeMap<Waiter, Arc<UnixStream>>,
+}
+
+/// Since when somebody waits, by the lease clock, and a number that tells two of one instant apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Waiter {
+    since: u64,
+    number: u64,
 }
 
 /// Homes of one process. Never dropped: a forked child must not run the destructors of its parent's sockets, which would take them
@@ -118,7 +127,7 @@ impl Home {
     pub(crate) fn enter(&self, key: u128, lease: Weak<Lease>) -> u64 {
         let mut state = lock(&self.state);
         let entry = state.number();
-        let before = state.held.insert(key, Held { entry, lease, waiters: HashMap::new() });
+        let before = state.held.insert(key, Held { entry, lease, waiters: BTreeMap::new() });
         drop(state);
         // Its lock was given up, or its file replaced: news for whoever waited.
         if let Some(before) = before {
@@ -142,9 +151,14 @@ impl Home {
     /// Somebody asks to be rung when this process gives up `key`. `None`: it does not have it.
     ///
     /// The waiter is told so with one byte before anything can be rung, so that it can tell news from a wrong address.
-    pub(crate) fn keep_waiting(&self, key: u128, stream: &Arc<UnixStream>) -> Option<u64> {
+    pub(crate) fn keep_waiting(
+        &self,
+        key: u128,
+        since: u64,
+        stream: &Arc<UnixStream>,
+    ) -> Option<Waiter> {
         let mut state = lock(&self.state);
-        let waiter = state.number();
+        let waiter = Waiter { since, number: state.number() };
         let held = state.held.get_mut(&key)?;
         // Not write(2): in a process that does not ignore SIGPIPE, a waiter that hung up would kill the holder.
         SockRef::from(stream.as_ref()).send_with_flags(&[1], MSG_NOSIGNAL).ok()?;
@@ -158,7 +172,7 @@ impl Home {
     }
 
     /// A waiter hung up, or was rung.
-    pub(crate) fn hung_up(&self, key: u128, waiter: u64) {
+    pub(crate) fn hung_up(&self, key: u128, waiter: Waiter) {
         if let Some(held) = lock(&self.state).held.get_mut(&key) {
             held.waiters.remove(&waiter);
         }
@@ -200,18 +214,35 @@ impl State {
 }
 
 impl Held {
-    /// Tells every waiter. `shutdown` and not only a close: a forked child may have copies of these sockets.
-    fn ring(self) {
-        for stream in self.waiters.values() {
-            if let Err(error) = shut(stream) {
-                tracing::trace!(%error, "a waiter had hung up already");
-            }
+    /// What the first waiter has for itself: it takes the lock in a fraction of this, and the others then wait for *it*.
+    const HEAD_START: Duration = Duration::from_millis(1);
+
+    /// Tells the waiter who has waited longest, and a moment later the others: whoever is told first nearly always wins, so the order
+    /// is what makes turns fair; and one that is gone, or does not want it any more, holds up nobody.
+    ///
+    /// `shutdown` and not only a close: a forked child may have copies of these sockets.
+    fn ring(mut self) {
+        if let Some((_, first)) = self.waiters.pop_first() {
+            shut(&first);
+        }
+        if self.waiters.is_empty() {
+            return;
+        }
+        let ring_all = |waiters: BTreeMap<_, _>| waiters.values().for_each(shut);
+        match Keeper::thread() {
+            Ok(keeper) => keeper.spawn(async move {
+                sleep(Self::HEAD_START).await;
+                ring_all(self.waiters);
+            }),
+            Err(_) => ring_all(self.waiters),
         }
     }
 }
 
-fn shut(stream: &UnixStream) -> io::Result<()> {
-    SockRef::from(stream).shutdown(std::net::Shutdown::Both)
+fn shut(stream: &Arc<UnixStream>) {
+    if let Err(error) = SockRef::from(stream.as_ref()).shutdown(std::net::Shutdown::Both) {
+        tracing::trace!(%error, "a waiter had hung up already");
+    }
 }
 
 #[cfg(test)]
@@ -225,21 +256,38 @@ mod tests {
         let home = Home::of(tmp.path(), Rights { uid: 0, shared: false });
         let (waiter, kept) = UnixStream::pair().unwrap();
         let kept = Arc::new(kept);
-        assert_eq!(home.keep_waiting(7, &kept), None, "not held here");
+        assert_eq!(home.keep_waiting(7, 0, &kept), None, "not held here");
         let first = home.enter(7, Weak::new());
-        assert!(home.keep_waiting(7, &kept).is_some());
+        assert!(home.keep_waiting(7, 0, &kept).is_some());
         assert_eq!(receive(&waiter, &mut [0; 4]).await, 1, "told that it may wait");
         // The next winner may enter before the last one has left: it was free in between.
         let second = home.enter(7, Weak::new());
         assert_eq!(receive(&waiter, &mut [0; 4]).await, 0, "rung");
         let (waiter, kept) = UnixStream::pair().unwrap();
         let kept = Arc::new(kept);
-        assert!(home.keep_waiting(7, &kept).is_some());
+        assert!(home.keep_waiting(7, 0, &kept).is_some());
         home.leave(7, first);
         assert_eq!(home.waiters(), 1, "the late leaver takes nobody else's waiters");
         home.leave(7, second);
         assert_eq!(receive(&waiter, &mut [0; 4]).await, 1);
         assert_eq!(receive(&waiter, &mut [0; 4]).await, 0);
         assert_eq!(home.waiters(), 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_has_waited_longest_is_rung_first() {
+        let tmp = tempfile::tempdir().unwrap();
+        let home = Home::of(tmp.path(), Rights { uid: 0, shared: false });
+        let entry = home.enter(7, Weak::new());
+        let (late, kept_late) = UnixStream::pair().unwrap();
+        let (early, kept_early) = UnixStream::pair().unwrap();
+        assert!(home.keep_waiting(7, 9, &Arc::new(kept_late)).is_some());
+        assert!(home.keep_waiting(7, 5, &Arc::new(kept_early)).is_some());
+        assert_eq!(receive(&early, &mut [0; 4]).await, 1);
+        assert_eq!(receive(&late, &mut [0; 4]).await, 1);
+        home.leave(7, entry);
+        assert_eq!(early.try_read(&mut [0; 4]).ok(), Some(0), "rung within the call");
+        assert!(late.try_read(&mut [0; 4]).is_err(), "not yet");
+        assert_eq!(receive(&late, &mut [0; 4]).await, 0, "and then the others");
     }
 }

@@ -12,13 +12,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use solocron::lock::files::{Inode, Opened, at, refused, slots};
 use solocron::lock::{KeyRecord, LockKey, Lost, Nonce, Released, Renewal, Validity};
 use solocron::{BackendError, Kind};
 
-use crate::error::refused;
-use crate::file::{self, Inode, Opened};
+use crate::file;
 use crate::home::Home;
-use crate::record;
 
 /// A lease of the [`FlockBackend`](crate::FlockBackend). Dropping it frees the lock.
 #[derive(Debug, Clone)]
@@ -158,7 +157,7 @@ impl Lease {
         let (answer, changed) = change(&mut record);
         if changed {
             let bell = if holding { self.home.bell() } else { 0 };
-            let stamp = record::write(&held.file, &record, held.seq, bell, self.synced)
+            let stamp = slots::write(&held.file, &record, held.seq, bell, self.synced)
                 .map_err(|error| refused("write lock file", &self.path, &error).effect_unknown())?;
             held.seq = stamp.seq;
             held.record = record;
@@ -168,7 +167,7 @@ impl Lease {
 
     /// Whether the locked file still stands at its path.
     fn in_place(&self) -> io::Result<bool> {
-        Ok(file::at(&self.path)? == Some(self.inode))
+        Ok(at(&self.path)? == Some(self.inode))
     }
 
     /// The locked descriptor, as a child that is being forked has it.

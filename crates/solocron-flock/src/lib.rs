@@ -31,15 +31,10 @@
 
 mod backend;
 mod bell;
-mod boot;
 mod config;
-mod directory;
-mod epoch;
-mod error;
 mod file;
 mod home;
 mod lease;
-mod record;
 mod watch;
 
 pub use self::backend::FlockBackend;

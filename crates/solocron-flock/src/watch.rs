@@ -10,13 +10,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nix::libc::MSG_NOSIGNAL;
 use socket2::SockRef;
+use solocron::lock::files::slots::{self, Content, Of};
+use solocron::lock::files::{self, Rights};
 use solocron::lock::{Keeper, LockKey, Nonce, Watch};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
 
-use crate::bell;
-use crate::file::{self, Rights};
-use crate::record::{self, Content, Of};
+use crate::bell::{self, Question};
 
 /// What a waiter holds. Dropping it hangs up.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(crate) struct Wanted {
     pub(crate) path: PathBuf,
     pub(crate) dir: PathBuf,
     pub(crate) rights: Rights,
+    /// When the wait began.
+    pub(crate) since: u64,
 }
 
 enum Heard {
@@ -96,7 +98,7 @@ impl Wanted {
 
     async fn ask(&self) -> Option<Heard> {
         let stream = bell::connect(&self.dir, self.bell()?).await.ok()?;
-        let question = self.key.hash128().to_le_bytes();
+        let question = Question { key: self.key.hash128(), since: self.since }.to_bytes();
         SockRef::from(&stream).send_with_flags(&question, MSG_NOSIGNAL).ok()?;
         let mut kept = false;
         while bell::receive(&stream, &mut [0; 16]).await > 0 {
@@ -106,9 +108,9 @@ impl Wanted {
     }
 
     fn bell(&self) -> Option<u128> {
-        let opened = file::open(&self.path, self.rights, false).ok()??;
-        match record::read(&opened.file, Of::Key(&self.key)) {
-            Ok(Ok(Content::Record { stamp, .. })) => Some(stamp.bell).filter(|bell| *bell != 0),
+        let opened = files::open(&self.path, self.rights, false).ok()??;
+        match slots::read(&opened.file, Of::Key(&self.key)) {
+            Ok(Ok(Content::Record { stamp, .. })) => Some(stamp.tag).filter(|bell| *bell != 0),
             _ => None,
         }
     }

@@ -92,6 +92,15 @@ pub trait Harness: Sized + Send + Sync + 'static {
     fn sever(&self) -> impl Future<Output = bool> + Send {
         async { false }
     }
+
+    /// One more client, whose only way to the store leads through this proxy. Owed by fleet-wide backends. Linux only.
+    ///
+    /// Start the proxy in front of the store, and give the client no other address, nor a way to learn one (an etcd client must not
+    /// sync its endpoints). Its options should be those of [`connect`](Self::connect).
+    #[cfg(target_os = "linux")]
+    fn link(&self) -> Option<(crate::server::Proxy, Self::Backend)> {
+        None
+    }
 }
 
 /// Runs one law against a fresh store, on real threads. What [`conformance!`](crate::conformance) expands to.
@@ -100,11 +109,24 @@ pub trait Harness: Sized + Send + Sync + 'static {
 ///
 /// Where the law is broken, or takes longer than two minutes.
 pub fn keep<H: Harness>(law: impl AsyncFnOnce(&H)) {
+    keep_over(H::start(), law);
+}
+
+/// The same against a store that nobody else uses: [`Harness::start_alone`].
+///
+/// # Panics
+///
+/// As [`keep`].
+pub fn keep_alone<H: Harness>(law: impl AsyncFnOnce(&H)) {
+    keep_over(H::start_alone(), law);
+}
+
+fn keep_over<H: Harness>(start: impl Future<Output = H>, law: impl AsyncFnOnce(&H)) {
     const LONGEST: Duration = Duration::from_secs(120);
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("the operating system gives threads").block_on(async {
         let kept = async {
-            let harness = H::start().await;
+            let harness = start.await;
             law(&harness).await;
         };
         tokio::time::timeout(LONGEST, kept).await.expect("the law hangs");

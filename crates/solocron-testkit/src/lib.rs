@@ -20,4 +20,4 @@ pub mod sim;
 
 pub use self::dice::Dice;
 pub use self::faulty::{Call, Fault, Faulty, Odds};
-pub use self::harness::{Harness, keep};
+pub use self::harness::{Harness, keep, keep_alone};

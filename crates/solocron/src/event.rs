@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::error::BackendError;
 use crate::lock::{Fence, LockKey, Lost, Mark, NodeId};
 
-/// Something that happened to a job.
+/// Something that happened to a job, or to the group of this scheduler.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// The job.
+    /// The job; for what concerns the leadership, the lock of the group ([`LockKey::of_leader`]).
     pub job: LockKey,
     /// What happened.
     pub what: What,
@@ -108,6 +108,28 @@ pub enum What {
         /// How.
         error: BackendError,
     },
+    /// This node leads its group: from here on it plans and runs.
+    Elected {
+        /// The fence of its term.
+        fence: Fence,
+    },
+    /// This node does not lead any more, although it did not resign. Its runs are told to stop; it campaigns again.
+    Deposed {
+        /// The fence of the term that is over.
+        fence: Fence,
+        /// Why.
+        why: Lost,
+    },
+    /// This node gave its leadership up, after its last run had ended.
+    Resigned {
+        /// The fence of the term that is over.
+        fence: Fence,
+    },
+    /// Another node leads the group. Normal.
+    Follows {
+        /// Who.
+        leader: NodeId,
+    },
 }
 
 /// How a run ended.
@@ -130,6 +152,8 @@ pub enum Outcome {
 pub enum Cancelled {
     /// The lease is lost: another node may run this job soon.
     LeaseLost(Lost),
+    /// The leadership is lost: another node may lead soon.
+    LeadershipLost(Lost),
     /// The scheduler is shutting down and the time to drain is over.
     Shutdown,
     /// The run took longer than the job's `max_runtime`.
@@ -140,6 +164,7 @@ impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LeaseLost(why) => write!(f, "the lease is lost: {why}"),
+            Self::LeadershipLost(why) => write!(f, "the leadership is lost: {why}"),
             Self::Shutdown => f.write_str("the scheduler is shutting down"),
             Self::Timeout => f.write_str("the run took longer than its max_runtime"),
         }

@@ -13,6 +13,7 @@ use crate::caught::{caught, message};
 use crate::clock::LeaseInstant;
 use crate::error::{Error, Invalid, Result};
 use crate::event::{Cancelled, Outcome};
+use crate::leader::{Ended, Leadership};
 use crate::lock::guard::LeaseCheck;
 use crate::lock::{Delivery, Fence, LockKey, Mark};
 use crate::plan::JobPlan;
@@ -114,7 +115,9 @@ impl Job {
 
     fn of(id: impl Into<String>, trigger: impl IntoTrigger, work: Work) -> Self {
         Self {
-            id: LockKey::new(id.into()).map_err(|invalid| invalid.named("job id")),
+            id: LockKey::new(id.into())
+                .and_then(LockKey::not_reserved)
+                .map_err(|invalid| invalid.named("job id")),
             trigger: trigger.into_trigger(),
             work,
             misfire: Misfire::default(),
@@ -236,12 +239,15 @@ pub(crate) struct Told {
     pub(crate) job: LockKey,
     pub(crate) tick: Mark,
     pub(crate) fence: Fence,
+    pub(crate) run_number: u64,
     pub(crate) attempt: u32,
     pub(crate) missed: Vec<Mark>,
     pub(crate) lateness: Duration,
     pub(crate) cancel: Cancel,
     pub(crate) stopping: CancellationToken,
     pub(crate) lease: LeaseCheck,
+    /// The term that this run belongs to, where there is a leader.
+    pub(crate) leadership: Option<Leadership>,
     /// By the lease clock.
     pub(crate) ends_at: LeaseInstant,
 }
@@ -294,6 +300,13 @@ impl Context {
         self.0.fence
     }
 
+    /// Tells runs of one fence apart, from 1. It is 1 where each tick is claimed, because each claim has a fence of its own; it
+    /// counts the runs of a term where a [leader](crate::Coordination::Leader) starts them on a backend that keeps no marks.
+    #[must_use]
+    pub fn run_number(&self) -> u64 {
+        self.0.run_number
+    }
+
     /// Which attempt of the tick this is, from 1. More than 1 only under [`Delivery::AtLeastOnce`].
     #[must_use]
     pub fn attempt(&self) -> u32 {
@@ -330,10 +343,12 @@ impl Context {
     ///
     /// The reason to stop.
     pub fn checkpoint(&self) -> Result<(), Cancelled> {
-        let Told { cancel, lease, ends_at, .. } = &*self.0;
+        let Told { cancel, lease, leadership, ends_at, .. } = &*self.0;
         if cancel.why().is_none() {
             if let Err(why) = lease.check() {
                 cancel.cancel(Cancelled::LeaseLost(why));
+            } else if let Some(Err(how)) = leadership.as_ref().map(Leadership::check) {
+                cancel.cancel(ended(how));
             } else if lease.lease_now() >= *ends_at {
                 cancel.cancel(Cancelled::Timeout);
             }
@@ -351,6 +366,14 @@ impl Context {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.is_cancelled()
+    }
+}
+
+/// What a run is told when the term it belongs to ends.
+pub(crate) fn ended(how: Ended) -> Cancelled {
+    match how {
+        Ended::Lost(why) => Cancelled::LeadershipLost(why),
+        Ended::Resigned => Cancelled::Shutdown,
     }
 }
 

@@ -41,6 +41,7 @@
 //! | say when | [`trigger`]: cron patterns, intervals, instants |
 //! | say what happens to late ticks and dead runs | [`Misfire`], [`lock::Delivery`] |
 //! | only lock something | [`Locks`], [`lock::LockGuard`] |
+//! | have one leader | [`leader::Elector`], [`Coordination::leader`] |
 //! | write a backend | [`lock::LockBackend`], [`lock::KeyRecord`] |
 //!
 //! Everything runs on tokio, also on a current-thread runtime; renewals run on a thread of their own.
@@ -50,10 +51,12 @@ mod clock;
 mod error;
 mod event;
 mod job;
+pub mod leader;
 pub mod lock;
 pub mod plan;
 mod policy;
 mod scheduler;
+mod timer;
 pub mod trigger;
 
 pub use self::clock::{Clock, LeaseInstant, SystemClock};
@@ -62,5 +65,5 @@ pub use self::event::{Cancelled, Event, MissedWhy, Outcome, What};
 pub use self::job::{Context, IntoOutcome, IntoTrigger, Job};
 pub use self::lock::Locks;
 pub use self::policy::{CatchUp, Misfire};
-pub use self::scheduler::{Scheduler, SchedulerBuilder, Stopper};
+pub use self::scheduler::{Coordination, Scheduler, SchedulerBuilder, Stopper};
 pub use jiff;

@@ -30,7 +30,7 @@ use crate::error::{BackendError, Kind};
 use crate::event::{MissedWhy, What};
 use crate::lock::backend::{Claim, ClaimState, Delivery, Enrolled, MarkAfter, Schedule};
 use crate::lock::rule::Rule;
-use crate::lock::{ClaimReply, Fence, Mark, NodeId};
+use crate::lock::{ClaimReply, Fence, Holder, Mark, NodeId, Reply};
 use crate::policy::{CatchUp, Misfire};
 use crate::trigger::Trigger;
 
@@ -138,26 +138,54 @@ impl Answer {
                 attempt: guard.attempt,
                 schedule: guard.schedule,
             }),
-            Ok(ClaimReply::Stale { mark, done, owner }) => Self::Stale {
-                mark: *mark,
-                done: *done,
-                // Whoever has the key for something else does not run this tick.
-                living: owner
-                    .as_ref()
-                    .is_some_and(|owner| owner.living && owner.tick == Some(*mark)),
-                remaining: owner.as_ref().and_then(|owner| owner.remaining),
-                owner: owner.as_ref().map(|owner| owner.node.clone()),
-            },
-            Ok(ClaimReply::Busy(holder)) => Self::Busy {
-                tick: holder.as_ref().and_then(|holder| holder.tick),
-                remaining: holder.as_ref().and_then(|holder| holder.remaining),
-                owner: holder.as_ref().map(|holder| holder.node.clone()),
-            },
+            Ok(ClaimReply::Stale { mark, done, owner }) => {
+                Self::stale(*mark, *done, owner.as_deref())
+            }
+            Ok(ClaimReply::Busy(holder)) => Self::busy(holder.as_deref()),
             Ok(ClaimReply::Behind { mark, unfinished }) => {
                 Self::Behind { mark: *mark, unfinished: *unfinished }
             }
             Ok(ClaimReply::Early { store_now }) => Self::Early { store_now: *store_now },
             Err(error) => Self::Failed(error.clone()),
+        }
+    }
+
+    fn stale(mark: Mark, done: bool, owner: Option<&Holder>) -> Self {
+        Self::Stale {
+            mark,
+            done,
+            // Whoever has the key for something else does not run this tick.
+            living: owner.is_some_and(|owner| owner.living && owner.tick == Some(mark)),
+            remaining: owner.and_then(|owner| owner.remaining),
+            owner: owner.map(|owner| owner.node.clone()),
+        }
+    }
+
+    fn busy(holder: Option<&Holder>) -> Self {
+        Self::Busy {
+            tick: holder.and_then(|holder| holder.tick),
+            remaining: holder.and_then(|holder| holder.remaining),
+            owner: holder.map(|holder| holder.node.clone()),
+        }
+    }
+}
+
+/// What the plan must know of a driver's reply.
+impl<L> From<&Reply<L>> for Answer {
+    fn from(reply: &Reply<L>) -> Self {
+        match reply {
+            Reply::Won(grant) => Self::Won(Win {
+                fence: grant.fence,
+                previous: grant.previous.clone(),
+                attempt: grant.attempt,
+                schedule: grant.schedule,
+            }),
+            Reply::Stale { mark, done, owner } => Self::stale(*mark, *done, owner.as_deref()),
+            Reply::Busy { holder } => Self::busy(holder.as_deref()),
+            Reply::Behind { mark, unfinished } => {
+                Self::Behind { mark: *mark, unfinished: *unfinished }
+            }
+            Reply::Early { store_now } => Self::Early { store_now: *store_now },
         }
     }
 }
@@ -189,6 +217,15 @@ pub enum Action {
     Report(What),
 }
 
+/// Where the marks of a leader are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Marks {
+    /// In the store: a take-over finds what was claimed before it.
+    Stored,
+    /// With the leader, and gone with its term: a take-over starts after its own beginning.
+    OfTheTerm,
+}
+
 /// The plan of all jobs of one node.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -196,6 +233,9 @@ pub struct Plan {
     states: Vec<State>,
     /// When each job wants to be looked at; a job stands here at most once.
     wakes: BTreeSet<(Timestamp, usize)>,
+    /// This node claims; always, where there is no leader.
+    leading: bool,
+    marks: Marks,
     stopping: bool,
 }
 
@@ -214,8 +254,10 @@ struct State {
     failures: u32,
     /// What the tick waits for.
     waits_for: WaitsFor,
-    /// The store may have forgotten this job; look as soon as nothing else is under way.
+    /// The store may have forgotten this job, or others had its marks; look as soon as nothing else is under way.
     forgot: bool,
+    /// What is under way began in a term that is over.
+    void: bool,
     watching: bool,
     wakes_at: Option<Timestamp>,
     told_of_schedule: bool,
@@ -272,6 +314,17 @@ impl Plan {
     /// The plan of these jobs; each is enrolled at the first [`wake`](Self::wake).
     #[must_use]
     pub fn new(jobs: Vec<Arc<JobPlan>>) -> Self {
+        let mut plan = Self::following(jobs, Marks::Stored);
+        plan.leading = true;
+        for job in 0..plan.jobs.len() {
+            plan.wake_job_at(job, Some(Timestamp::MIN));
+        }
+        plan
+    }
+
+    /// The plan of a node that does nothing before it [leads](Self::lead).
+    #[must_use]
+    pub fn following(jobs: Vec<Arc<JobPlan>>, marks: Marks) -> Self {
         let state = State {
             phase: Phase::New,
             cursor: Mark::from_millis(i64::MIN),
@@ -281,16 +334,19 @@ impl Plan {
             failures: 0,
             waits_for: WaitsFor::Nothing,
             forgot: false,
+            void: false,
             watching: false,
             wakes_at: None,
             told_of_schedule: false,
         };
-        let mut plan =
-            Self { states: vec![state; jobs.len()], jobs, wakes: BTreeSet::new(), stopping: false };
-        for job in 0..plan.jobs.len() {
-            plan.wake_job_at(job, Some(Timestamp::MIN));
+        Self {
+            states: vec![state; jobs.len()],
+            jobs,
+            wakes: BTreeSet::new(),
+            leading: false,
+            marks,
+            stopping: false,
         }
-        plan
     }
 
     /// When [`wake`](Self::wake) wants to be called next.
@@ -359,6 +415,52 @@ impl Plan {
         actions
     }
 
+    /// This node leads from now on: every job is enrolled anew, since others may have claimed meanwhile. A job whose run of an
+    /// earlier term goes on follows when that has ended.
+    pub fn lead(&mut self, now: Timestamp) -> Actions {
+        let mut actions = Vec::new();
+        if std::mem::replace(&mut self.leading, true) {
+            return actions;
+        }
+        for job in 0..self.jobs.len() {
+            let state = &mut self.states[job];
+            if !std::mem::replace(&mut state.forgot, state.phase != Phase::New) {
+                // Another leader's schedule may stand on record by now, which is no loss of memory.
+                state.since = Mark::from_millis(i64::MAX);
+            }
+            (state.unfinished, state.held_back) = (None, None);
+            (state.failures, state.waits_for) = (0, WaitsFor::Nothing);
+            if self.marks == Marks::OfTheTerm {
+                (state.cursor, state.since) =
+                    (Mark::from_millis(i64::MIN), Mark::from_millis(i64::MIN));
+            }
+            if let Phase::Waiting { .. } = state.phase {
+                state.phase = Phase::Idle;
+            }
+            self.look(job, now, &mut actions);
+        }
+        actions
+    }
+
+    /// This node does not lead any more: no claims until it does again. Runs go on, and what was asked for and is won now is undone.
+    pub fn follow(&mut self) -> Actions {
+        let mut actions = Vec::new();
+        if !std::mem::replace(&mut self.leading, false) {
+            return actions;
+        }
+        self.wakes.clear();
+        for job in 0..self.jobs.len() {
+            let state = &mut self.states[job];
+            state.wakes_at = None;
+            state.void = matches!(
+                state.phase,
+                Phase::Enrolling | Phase::Claiming { .. } | Phase::Running { .. }
+            );
+            self.unwatch(job, &mut actions);
+        }
+        actions
+    }
+
     /// No more claims from now on. Runs go on; what is won from now on is undone.
     pub fn stop(&mut self) -> Actions {
         self.stopping = true;
@@ -381,7 +483,7 @@ impl Plan {
 
     /// Decides what to do for a job with nothing under way.
     fn look(&mut self, job: usize, now: Timestamp, actions: &mut Actions) {
-        if self.stopping {
+        if self.stopping || !self.leading {
             return;
         }
         let state = &mut self.states[job];
@@ -520,6 +622,12 @@ impl Plan {
         answer: Result<Enrolled, BackendError>,
         actions: &mut Actions,
     ) {
+        if std::mem::take(&mut self.states[job].void) {
+            // Read in a term that is over: others may have claimed since.
+            self.states[job].phase = Phase::New;
+            self.states[job].forgot = false;
+            return self.look(job, now, actions);
+        }
         let enrolled = match answer {
             Ok(enrolled) => enrolled,
             Err(error) => {
@@ -572,6 +680,9 @@ impl Plan {
 
     fn answered(&mut self, job: usize, now: Timestamp, answer: Answer, actions: &mut Actions) {
         let Phase::Claiming { tick, woken } = self.states[job].phase else { return };
+        if std::mem::take(&mut self.states[job].void) {
+            return self.answered_too_late(job, now, tick, answer, actions);
+        }
         if !matches!(answer, Answer::Failed(_)) {
             self.states[job].failures = 0;
         }
@@ -659,6 +770,24 @@ impl Plan {
         }
     }
 
+    /// An answer to what was asked in a term that is over.
+    fn answered_too_late(
+        &mut self,
+        job: usize,
+        now: Timestamp,
+        tick: Mark,
+        answer: Answer,
+        actions: &mut Actions,
+    ) {
+        if let Answer::Won(Win { fence, .. }) = answer {
+            self.states[job].phase = Phase::Releasing;
+            actions.push((job, Action::Undo));
+            return actions.push((job, Action::Report(What::Undone { tick, fence })));
+        }
+        self.states[job].phase = Phase::Idle;
+        self.look(job, now, actions);
+    }
+
     /// Tries again when woken, or after `retry`.
     fn wait(
         &mut self,
@@ -724,7 +853,9 @@ impl Plan {
         }
         self.states[job].phase = Phase::Running { tick };
         self.wake_job_at(job, None);
-        actions.push((job, Action::Report(What::Claimed { tick, fence, attempt })));
+        if self.marks == Marks::Stored {
+            actions.push((job, Action::Report(What::Claimed { tick, fence, attempt })));
+        }
         if let Some(previous) = previous
             .as_ref()
             .filter(|previous| !previous.done && previous.attempts > 0 && previous.mark != tick)
@@ -761,9 +892,10 @@ impl Plan {
     ) {
         let Phase::Running { tick } = self.states[job].phase else { return };
         self.states[job].phase = Phase::Releasing;
+        let void = std::mem::take(&mut self.states[job].void);
         let spec = &self.jobs[job];
         if !complete {
-            if matches!(spec.delivery, Delivery::AtLeastOnce { .. }) && !self.stopping {
+            if matches!(spec.delivery, Delivery::AtLeastOnce { .. }) && !self.stopping && !void {
                 self.states[job].unfinished = Some(tick);
             }
             return actions.push((job, Action::Release(MarkAfter::Unfinished)));
@@ -777,7 +909,9 @@ impl Plan {
             .trigger
             .last_at_or_before(ended)
             .map(Mark::floor)
-            .filter(|last| *last > tick && !wants_all && !unclaimed);
+            .filter(|last| *last > tick && !wants_all && !unclaimed)
+            // Without a lease that others see, they have started what was due since.
+            .filter(|_| !(void && self.marks == Marks::OfTheTerm));
         match overlapped {
             Some(to) => {
                 // Not settled here: the store cuts it at its own clock, and a fast node that took its own clock's word would lose
@@ -793,7 +927,7 @@ impl Plan {
         if let Some(old) = self.states[job].wakes_at.take() {
             self.wakes.remove(&(old, job));
         }
-        if let (Some(at), false) = (at, self.stopping) {
+        if let (Some(at), true) = (at, self.leading && !self.stopping) {
             self.states[job].wakes_at = Some(at);
             self.wakes.insert((at, job));
         }
@@ -804,7 +938,7 @@ impl Plan {
 impl Hash for Plan {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.states.hash(state);
-        self.stopping.hash(state);
+        (self.leading, self.marks, self.stopping).hash(state);
     }
 }
 

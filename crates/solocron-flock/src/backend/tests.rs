@@ -3,10 +3,11 @@
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use solocron::lock::files::boot;
+use solocron::lock::files::slots::Stamp;
 use solocron::lock::{Claim, Delivery, NodeId};
 
 use super::*;
-use crate::record::Stamp;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -43,10 +44,10 @@ fn millis_ago(now: Timestamp, ms: i64) -> Mark {
 fn left_by_another_boot(backend: &FlockBackend, synced: bool, mark: Mark) {
     let mut record = KeyRecord::new(key());
     record.enroll(&Enrolment { key: key(), fingerprint: 7 }, mark.timestamp());
-    let file = file::open(&backend.path(&key()), backend.0.rights, true).unwrap().unwrap().file;
-    record::allocate(&file).unwrap();
-    let stamp = Stamp { seq: 1, boot: boot::id() ^ 1, bell: 0, synced };
-    file.write_all_at(&record::encode(&stamp, &record.to_bytes()), 0).unwrap();
+    let file = files::open(&backend.path(&key()), backend.0.rights, true).unwrap().unwrap().file;
+    slots::allocate(&file).unwrap();
+    let stamp = Stamp { seq: 1, boot: boot::id() ^ 1, tag: 0, synced };
+    file.write_all_at(&slots::encode(&stamp, &record.to_bytes()), 0).unwrap();
 }
 
 #[tokio::test]
@@ -78,8 +79,8 @@ async fn a_forked_child_closes_and_neither_unlocks_nor_writes() {
     let tmp = tempfile::tempdir().unwrap();
     let backend = FlockBackend::open(tmp.path().join("locks")).unwrap();
     let (path, rights) = (backend.path(&key()), backend.0.rights);
-    let opened = file::open(&path, rights, true).unwrap().unwrap();
-    let Attempt::Locked(opened) = opened.lock(&path).unwrap() else { panic!("free") };
+    let opened = files::open(&path, rights, true).unwrap().unwrap();
+    let Attempt::Locked(opened) = file::lock(opened, &path).unwrap() else { panic!("free") };
     let parents_copy = opened.file.try_clone().unwrap();
     let home = Home::of_parent(backend.dir(), rights);
     let won = Won { opened, record: KeyRecord::new(key()), seq: 0 };
@@ -92,7 +93,7 @@ async fn a_forked_child_closes_and_neither_unlocks_nor_writes() {
     let released = backend.release(&lease, MarkAfter::Done).await.unwrap();
     assert_eq!(released, Released::NotOwner { mark: None });
     drop(lease);
-    let other = file::open(&path, rights, false).unwrap().unwrap().file;
+    let other = files::open(&path, rights, false).unwrap().unwrap().file;
     assert!(file::is_locked(&other).unwrap(), "the parent's lock is still there");
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "nothing was written");
     drop(parents_copy);
@@ -120,15 +121,15 @@ fn a_file_deleted_or_replaced_between_open_and_lock_is_noticed() {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("a.lock");
     let rights = Rights { uid: nix::unistd::geteuid().as_raw(), shared: false };
-    let deleted = file::open(&path, rights, true).unwrap().unwrap();
+    let deleted = files::open(&path, rights, true).unwrap().unwrap();
     std::fs::remove_file(&path).unwrap();
-    assert!(matches!(deleted.lock(&path).unwrap(), Attempt::Replaced));
-    let replaced = file::open(&path, rights, true).unwrap().unwrap();
+    assert!(matches!(file::lock(deleted, &path).unwrap(), Attempt::Replaced));
+    let replaced = files::open(&path, rights, true).unwrap().unwrap();
     std::fs::write(tmp.path().join("b"), "").unwrap();
     std::fs::rename(tmp.path().join("b"), &path).unwrap();
-    assert!(matches!(replaced.lock(&path).unwrap(), Attempt::Replaced));
-    let whole = file::open(&path, rights, true).unwrap().unwrap();
-    assert!(matches!(whole.lock(&path).unwrap(), Attempt::Locked(_)));
+    assert!(matches!(file::lock(replaced, &path).unwrap(), Attempt::Replaced));
+    let whole = files::open(&path, rights, true).unwrap().unwrap();
+    assert!(matches!(file::lock(whole, &path).unwrap(), Attempt::Locked(_)));
 }
 
 #[tokio::test]

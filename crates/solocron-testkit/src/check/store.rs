@@ -88,14 +88,7 @@ impl Store {
         let requests = [request];
         let answers = self.call(now, job, |backend| at_once(backend.try_acquire(&requests)));
         let answer = answers.into_iter().next().expect("one request, one answer")?;
-        Ok(match answer {
-            Reply::Won(grant) => Reply::Won(grant.map(drop)),
-            Reply::Stale { mark, done, owner } => Reply::Stale { mark, done, owner },
-            Reply::Busy { holder } => Reply::Busy { holder },
-            Reply::Behind { mark, unfinished } => Reply::Behind { mark, unfinished },
-            Reply::Early { store_now } => Reply::Early { store_now },
-            other => unreachable!("no answer of a store today: {other:?}"),
-        })
+        Ok(answer.map(drop))
     }
 
     pub(super) fn revoke(&mut self, now: u16, job: usize, nonce: Nonce, after: MarkAfter) {

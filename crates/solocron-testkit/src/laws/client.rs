@@ -8,7 +8,7 @@ use std::time::Duration;
 use solocron::jiff::Timestamp;
 use solocron::lock::{
     Capabilities, Claim, ClaimState, Delivery, Enrolled, Enrolment, Grant, LockBackend, LockGuard,
-    LockKey, LockOptions, Locks, Mark, NodeId, Nonce, Reply, Request,
+    LockKey, LockOptions, Locks, Mark, MarkAfter, NodeId, Nonce, Reply, Request,
 };
 use solocron::{BackendError, Clock, LeaseInstant, SystemClock};
 
@@ -160,6 +160,22 @@ impl<B: LockBackend> Raw<B> {
         let mut answers = self.backend.enroll(std::slice::from_ref(&job)).await;
         assert_eq!(answers.len(), 1, "one job, one answer");
         answers.remove(0).expect("the store answers")
+    }
+
+    /// Waits until the store answers this client again, after trouble that was made for it.
+    pub(crate) async fn answered(&self) {
+        let asking = async {
+            // Every backend has to ask its store for this, and it changes nothing for anybody.
+            let anything = key("is anybody there");
+            loop {
+                match self.backend.revoke(&anything, Nonce::random(), MarkAfter::Undo).await {
+                    Err(error) if error.kind().is_transient() => {}
+                    _ => return,
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        in_time(SOON * 3, "a store that answers", asking).await;
     }
 
     /// The last claim on record.

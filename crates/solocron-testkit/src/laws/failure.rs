@@ -184,18 +184,43 @@ pub async fn a_client_survives_a_restart_of_its_store<H: Harness>(h: &H) {
     guard.release().await.expect("the store answers");
 }
 
-/// A store that does not answer is an error in time, and works again when it does.
+/// A store that does not answer is an error in time, and works again when it does. What it was asked for meanwhile, and may only
+/// carry out now, is taken back.
 pub async fn a_frozen_store_is_an_error_in_time<H: Harness>(h: &H) {
-    let (a, key) = (brief_node(h), key("report"));
+    fn is_silence<T>(answer: &Result<T, Error>) -> bool {
+        match answer {
+            Err(Error::Backend { source, .. }) => {
+                matches!(source.kind(), Kind::Unavailable | Kind::Timeout)
+            }
+            _ => false,
+        }
+    }
+    let (a, raw, plain, job) = (brief_node(h), Raw::new(h), key("lock"), key("job"));
+    let mut due = None;
+    if raw.capabilities().marks {
+        let [tick] = raw.ticks(&job).await;
+        due = Some(tick);
+    }
     if !h.freeze().await {
         return lacks("freeze", a.capabilities().scope == Scope::Fleet);
     }
-    let answer = in_time(SOON, "an answer", a.try_lock(&key)).await;
-    assert!(matches!(answer, Err(Error::Backend { .. })), "{answer:?}");
+    let answer = in_time(SOON, "an answer", a.try_lock(&plain)).await;
+    assert!(is_silence(&answer), "{answer:?}");
+    if let Some(tick) = due {
+        let answer = in_time(SOON, "an answer", a.claim(&job, once(tick))).await;
+        assert!(is_silence(&answer), "{answer:?}");
+    }
     h.thaw().await;
     in_time(SOON * 3, "a settled node", a.settled()).await;
-    let guard = a.lock(&key, SOON * 3).await.expect("it is back");
+    let guard = a.lock(&plain, SOON * 3).await.expect("it is back");
     guard.release().await.expect("the store answers");
+    if let Some(tick) = due {
+        raw.answered().await;
+        let last = raw.last(&job).await;
+        assert!(last.mark < tick && last.attempts == 0, "not as before: {last:?}");
+        let claimed = node(h).claim(&job, once(tick)).await.expect("the store answers");
+        assert_eq!(claimed.won().expect("nobody has it").attempt, 1);
+    }
 }
 
 /// A broken connection is mended without being told.

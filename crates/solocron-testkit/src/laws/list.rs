@@ -28,12 +28,13 @@ macro_rules! conformance {
     };
 }
 
-/// The list. Every `pub async fn` of a module of laws stands here; a test compares.
+/// The list. Every `pub async fn` of a module of laws stands here; a test compares. `#[alone]`: it disturbs the store for others.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __laws {
     ($what:ident $($harness:ty)?) => {
         $crate::__each_law! { $what [$($harness)?]
+        everywhere {
             exclusion {
                 a_held_key_excludes_other_clients,
                 a_held_key_excludes_its_own_process,
@@ -91,7 +92,7 @@ macro_rules! __laws {
             }
             lost {
                 an_expired_lease_is_told,
-                a_forgotten_lease_is_told,
+                #[alone] a_forgotten_lease_is_told,
                 a_force_released_lease_is_told,
                 a_replaced_lock_is_told,
                 a_normal_release_is_no_loss,
@@ -103,8 +104,9 @@ macro_rules! __laws {
                 a_check_fails_at_the_deadline_without_a_keeper,
                 work_is_dropped_when_its_lock_is_lost,
                 work_hands_back_its_value,
-                a_frozen_store_is_a_loss_in_time,
-                a_broken_connection_is_no_loss,
+                #[alone] a_frozen_store_is_a_loss_in_time,
+                #[alone] a_restart_makes_no_second_holder,
+                #[alone] a_broken_connection_is_no_loss,
                 a_loss_is_told_to_its_own_guard,
             }
             fencing {
@@ -113,8 +115,8 @@ macro_rules! __laws {
                 a_resend_or_a_renewal_changes_no_fence,
                 a_guard_has_one_fence,
                 fences_follow_the_order_of_the_wins,
-                a_fence_grows_over_a_loss_of_memory,
-                a_fence_grows_over_a_restart,
+                #[alone] a_fence_grows_over_a_loss_of_memory,
+                #[alone] a_fence_grows_over_a_restart,
             }
             enrolling {
                 enrolling_begins_at_the_stores_now,
@@ -152,10 +154,11 @@ macro_rules! __laws {
                 a_dropped_claim_guard_leaves_its_tick_unfinished,
                 an_undone_claim_can_be_claimed_again,
                 a_user_is_told_every_answer,
-                no_tick_of_before_a_loss_is_granted_again,
-                the_first_grant_after_a_loss_waits_for_the_longest_ttl,
-                the_epoch_tells_of_a_loss,
-                a_mark_survives_a_restart,
+                #[alone] no_tick_of_before_a_loss_is_granted_again,
+                #[alone] the_first_grant_after_a_loss_waits_for_the_longest_ttl,
+                #[alone] the_epoch_tells_of_a_loss,
+                #[alone] a_mark_survives_a_restart,
+                #[alone] no_tick_of_before_a_restart_is_granted_again,
                 a_mark_survives_its_clients,
             }
             waiting {
@@ -201,9 +204,25 @@ macro_rules! __laws {
                 a_ttl_out_of_range_is_refused,
                 a_ttl_beyond_the_namespaces_longest_is_refused,
                 a_keeper_may_be_the_callers_own_runtime,
-                a_client_survives_a_restart_of_its_store,
-                a_frozen_store_is_an_error_in_time,
-                a_broken_connection_is_mended,
+                #[alone] a_client_survives_a_restart_of_its_store,
+                #[alone] a_frozen_store_is_an_error_in_time,
+                #[alone] a_broken_connection_is_mended,
+            }
+            leading {
+                one_of_two_candidates_leads,
+                never_two_lead,
+                the_fence_grows_with_every_term,
+                stepping_down_hands_over_at_once,
+                resigning_hands_over_at_once,
+                a_dropped_elector_is_followed,
+                a_dead_leader_is_followed,
+                a_lost_leadership_is_told_in_order,
+                a_leader_can_be_deposed_by_force,
+                a_leader_whose_renewals_hang_knows_before_its_successor,
+                a_failing_store_elects_nobody,
+                a_lost_reply_blocks_no_group,
+                a_group_meets_no_other_name,
+                one_leader_runs_the_ticks,
             }
             capabilities {
                 capabilities_are_constant,
@@ -216,22 +235,68 @@ macro_rules! __laws {
                 fences_are_told_where_claimed,
             }
         }
+        linux {
+            network {
+                a_claim_is_safe_wherever_its_reply_is_cut,
+                a_claim_is_safe_wherever_its_request_is_cut,
+                a_release_is_done_wherever_its_reply_is_cut,
+                a_late_command_leaves_nothing_behind,
+                a_holder_that_is_cut_off_is_told_before_its_successor,
+                a_store_that_cannot_be_reached_is_not_busy,
+                a_slow_link_loses_nothing,
+                a_waiter_hears_of_a_release_that_its_broken_link_missed,
+            }
+        }
+        }
     };
 }
 
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __each_law {
-    (tests [$harness:ty] $($module:ident { $($law:ident,)* })*) => {
+    (tests [$harness:ty]
+        everywhere { $($module:ident { $($(#[$alone:ident])? $law:ident,)* })* }
+        linux { $($linux_module:ident { $($linux_law:ident,)* })* }
+    ) => {
         $($(
             #[test]
             fn $law() {
-                $crate::keep::<$harness>($crate::laws::$module::$law);
+                $crate::__keep!($($alone)? $harness, $crate::laws::$module::$law);
+            }
+        )*)*
+        $($(
+            #[test]
+            #[cfg(target_os = "linux")]
+            fn $linux_law() {
+                $crate::__keep!($harness, $crate::laws::$linux_module::$linux_law);
             }
         )*)*
     };
-    (names [] $($module:ident { $($law:ident,)* })*) => {
-        &[$($((stringify!($module), stringify!($law)),)*)*]
+    (names []
+        everywhere { $($module:ident { $($(#[$alone:ident])? $law:ident,)* })* }
+        linux { $($linux_module:ident { $($linux_law:ident,)* })* }
+    ) => {
+        &[
+            $($((stringify!($module), stringify!($law)),)*)*
+            $($((stringify!($linux_module), stringify!($linux_law)),)*)*
+        ]
+    };
+    (alone []
+        everywhere { $($module:ident { $($(#[$alone:ident])? $law:ident,)* })* }
+        linux { $($rest:tt)* }
+    ) => {
+        &[$($($((stringify!($alone), stringify!($law)),)?)*)*]
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __keep {
+    ($harness:ty, $law:path) => {
+        $crate::keep::<$harness>($law)
+    };
+    (alone $harness:ty, $law:path) => {
+        $crate::keep_alone::<$harness>($law)
     };
 }
 
@@ -245,7 +310,7 @@ mod tests {
     use super::ALL;
 
     /// The sources of all modules of laws.
-    const SOURCES: [(&str, &str); 13] = [
+    const SOURCES: [(&str, &str); 14] = [
         ("exclusion", include_str!("exclusion.rs")),
         ("release", include_str!("release.rs")),
         ("lease", include_str!("lease.rs")),
@@ -258,7 +323,9 @@ mod tests {
         ("admin", include_str!("admin.rs")),
         ("names", include_str!("names.rs")),
         ("failure", include_str!("failure.rs")),
+        ("leading", include_str!("leading.rs")),
         ("capabilities", include_str!("capabilities.rs")),
+        ("network", include_str!("network.rs")),
     ];
 
     #[test]
@@ -275,6 +342,24 @@ mod tests {
         let listed: BTreeSet<_> = ALL.iter().copied().collect();
         assert_eq!(written, listed);
         assert_eq!(listed.len(), ALL.len(), "no law is listed twice");
+    }
+
+    /// A law that disturbs the store has one of its own, and the others can share theirs.
+    #[test]
+    fn exactly_the_laws_that_disturb_the_store_are_alone() {
+        const DISTURBS: [&str; 4] = ["h.forget()", "h.restart()", "h.freeze()", "h.sever()"];
+        let alone: &[(&str, &str)] = __laws!(alone);
+        let disturbing: BTreeSet<_> = SOURCES
+            .iter()
+            .flat_map(|(_, source)| source.split("\npub async fn ").skip(1))
+            .filter(|law| {
+                // The law ends where its last line is indented no more.
+                let body = law.split_once("\n}\n").map_or(*law, |(body, _)| body);
+                DISTURBS.iter().any(|hook| body.contains(hook))
+            })
+            .filter_map(|law| Some(law.split_once('<')?.0))
+            .collect();
+        assert_eq!(alone.iter().map(|(_, law)| *law).collect::<BTreeSet<_>>(), disturbing);
     }
 
     #[test]

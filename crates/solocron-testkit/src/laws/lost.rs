@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use solocron::Error;
 use solocron::lock::{
-    Keeper, LockBackend, LockGuard, LockKey, LockOptions, Locks, Lost, MarkAfter, Released, Scope,
+    Keeper, LockBackend, LockGuard, LockKey, LockOptions, Locks, Lost, MarkAfter, Released, Reply,
+    Scope,
 };
 
 use super::client::{
@@ -258,12 +259,49 @@ pub async fn a_frozen_store_is_a_loss_in_time<H: Harness>(h: &H) {
     if !h.freeze().await {
         return lacks("freeze", a.capabilities().scope == Scope::Fleet);
     }
-    let ttl = short_ttl(&a.capabilities());
-    in_time(ttl + Duration::from_secs(1), "the loss", guard.lost()).await;
+    let (ttl, frozen_at) = (short_ttl(&a.capabilities()), now());
+    loop {
+        let asked = now();
+        if guard.check().is_err() {
+            break;
+        }
+        // Renewals that were answered were sent before.
+        assert!(asked.saturating_since(frozen_at) < ttl, "believed for too long");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    in_time(SOON, "the loss", guard.lost()).await;
     h.thaw().await;
     drop(guard);
     in_time(SOON * 3, "a settled node", a.settled()).await;
     Raw::new(h).win_when_free(&key).await;
+}
+
+/// A store that comes back knows its holder, or tells it that it does not; nobody else holds the lock as well.
+pub async fn a_restart_makes_no_second_holder<H: Harness>(h: &H) {
+    let (guard, key, a) = held(h).await;
+    if !h.restart().await {
+        return lacks("restart", a.capabilities().scope == Scope::Fleet);
+    }
+    let b = Raw::brief(h);
+    let until = now() + b.ttl * 4;
+    while now() < until {
+        match b.send(&b.plain(&key)).await {
+            Ok(Reply::Won(_)) => {
+                assert!(guard.check().is_err(), "two believe that they hold it");
+                break;
+            }
+            Ok(Reply::Busy { .. }) => {}
+            Err(error) if error.kind().is_transient() => {}
+            other => panic!("{other:?}"),
+        }
+        tokio::time::sleep(b.ttl / 50).await;
+    }
+    if guard.check().is_err() {
+        told(&guard, "the news of a restart").await;
+        return;
+    }
+    let released = guard.release().await.expect("the store answers");
+    assert_eq!(released, Released::Done, "it was held all the time");
 }
 
 /// Connections break and come back within the ttl: nobody lost anything.

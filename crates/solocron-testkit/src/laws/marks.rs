@@ -600,6 +600,7 @@ pub async fn no_tick_of_before_a_loss_is_granted_again<H: Harness>(h: &H) {
     if !h.forget().await {
         return lacks("forget", !h.never_forgets());
     }
+    a.answered().await;
     for tick in [done, running, missed] {
         let error = a.send(&a.once(&key, tick)).await.expect_err("nobody knows this key");
         assert!(matches!(error.kind(), Kind::NotEnrolled | Kind::Recovering), "{error:?}");
@@ -632,6 +633,7 @@ pub async fn the_first_grant_after_a_loss_waits_for_the_longest_ttl<H: Harness>(
     if !h.forget().await {
         return lacks("forget", !h.never_forgets());
     }
+    a.answered().await;
     let mut request = a.plain(&key);
     request.longest_ttl = a.ttl * 2;
     match a.send(&request).await {
@@ -662,6 +664,8 @@ pub async fn the_epoch_tells_of_a_loss<H: Harness>(h: &H) {
     if !h.forget().await {
         return lacks("forget", !h.never_forgets());
     }
+    a.answered().await;
+    b.answered().await;
     let after = [epoch(&a).await, epoch(&b).await];
     assert!(before[0] != after[0] && before[1] != after[1], "{before:?} {after:?}");
     a.enroll(&key).await;
@@ -684,6 +688,43 @@ pub async fn a_mark_survives_a_restart<H: Harness>(h: &H) {
         return lacks("restart", a.capabilities().scope == solocron::lock::Scope::Fleet);
     }
     assert_eq!(Raw::new(h).last(&key).await, before);
+}
+
+/// Whether or not the store remembers after a restart: no tick that was claimed before is granted again, and new ones are.
+pub async fn no_tick_of_before_a_restart_is_granted_again<H: Harness>(h: &H) {
+    let (Some(_), a) = (marks(h), Raw::brief(h)) else { return };
+    let key = key("report");
+    let [done, running] = a.ticks(&key).await;
+    run(&a, &a.once(&key, done)).await;
+    let _running = a.win(&a.once(&key, running)).await;
+    if !h.restart().await {
+        return lacks("restart", a.capabilities().scope == solocron::lock::Scope::Fleet);
+    }
+    a.answered().await;
+    for enrolled in [false, true] {
+        for tick in [done, running] {
+            match a.send(&a.once(&key, tick)).await {
+                Ok(Reply::Won(_)) => {
+                    panic!("{tick} was granted twice (enrolled again: {enrolled})")
+                }
+                Ok(_) => {}
+                Err(error) => assert!(error.kind().is_transient(), "{error:?}"),
+            }
+        }
+        a.enroll(&key).await;
+    }
+    let goes_on = async {
+        loop {
+            let store_now = a.enroll(&key).await.store_now.unwrap_or_else(Timestamp::now);
+            match a.send(&a.once(&key, Mark::floor(store_now))).await {
+                Ok(Reply::Won(_)) => return,
+                Ok(_) => {}
+                Err(error) => assert!(error.kind().is_transient(), "{error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    in_time(a.ttl * 4 + Duration::from_secs(10), "a new tick", goes_on).await;
 }
 
 /// A mark survives every client: it is the store's.

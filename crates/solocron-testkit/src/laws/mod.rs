@@ -12,10 +12,13 @@ pub mod exclusion;
 pub mod failure;
 pub mod fencing;
 pub mod idempotence;
+pub mod leading;
 pub mod lease;
 pub mod lost;
 pub mod marks;
 pub mod names;
+#[cfg(target_os = "linux")]
+pub mod network;
 pub mod release;
 pub mod waiting;
 

@@ -201,7 +201,7 @@ impl Relay {
         let ready = |at: usize| fds[at].revents().is_some_and(|flags| !flags.is_empty());
         let mut readable: Vec<(u64, [bool; 2])> = Vec::new();
         for (id, side, at) in owners {
-            if !readable.last().is_some_and(|(last, _)| *last == id) {
+            if readable.last().is_none_or(|(last, _)| *last != id) {
                 readable.push((id, [false; 2]));
             }
             if let Some((_, sides)) = readable.last_mut() {

@@ -2,3 +2,5 @@
 
 mod conformance;
 mod faults;
+#[cfg(target_os = "linux")]
+mod remote;

@@ -221,6 +221,19 @@ pub enum Reply<L> {
     },
 }
 
+impl<L> Reply<L> {
+    /// The same reply with another lease in its grant.
+    pub fn map<M>(self, f: impl FnOnce(L) -> M) -> Reply<M> {
+        match self {
+            Self::Won(grant) => Reply::Won(grant.map(f)),
+            Self::Stale { mark, done, owner } => Reply::Stale { mark, done, owner },
+            Self::Busy { holder } => Reply::Busy { holder },
+            Self::Behind { mark, unfinished } => Reply::Behind { mark, unfinished },
+            Self::Early { store_now } => Reply::Early { store_now },
+        }
+    }
+}
+
 /// What a winner gets.
 #[derive(Debug)]
 #[non_exhaustive]

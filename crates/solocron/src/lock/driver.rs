@@ -97,14 +97,8 @@ impl<B: LockBackend> Driver for Erased<B> {
         &self,
         requests: &[Request],
     ) -> Vec<Result<Reply<AnyLease>, BackendError>> {
-        let erase = |reply| match reply {
-            Reply::Won(grant) => Reply::Won(grant.map(|lease| Arc::new(lease) as AnyLease)),
-            Reply::Stale { mark, done, owner } => Reply::Stale { mark, done, owner },
-            Reply::Busy { holder } => Reply::Busy { holder },
-            Reply::Behind { mark, unfinished } => Reply::Behind { mark, unfinished },
-            Reply::Early { store_now } => Reply::Early { store_now },
-        };
         let replies = safe_each(requests.len(), self.0.try_acquire(requests)).await;
+        let erase = |reply: Reply<B::Lease>| reply.map(|lease| Arc::new(lease) as AnyLease);
         replies.into_iter().map(|reply| reply.map(erase)).collect()
     }
 

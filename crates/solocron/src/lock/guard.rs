@@ -223,6 +223,41 @@ impl LeaseCheck {
     pub(crate) fn lease_now(&self) -> crate::clock::LeaseInstant {
         self.keep.clock.lease_now()
     }
+
+    pub(crate) fn fence(&self) -> Fence {
+        self.held.fence
+    }
+
+    /// Why it was lost, if somebody has noticed.
+    pub(crate) fn why_lost(&self) -> Option<Lost> {
+        self.held.why_lost()
+    }
+
+    /// Whether its guard is gone, or about to go.
+    pub(crate) fn is_given_back(&self) -> bool {
+        self.held.given_back.is_cancelled()
+    }
+
+    /// Says that its guard is about to go.
+    pub(crate) fn give_up(&self) {
+        self.held.given_back.cancel();
+    }
+
+    /// Returns once it is lost or given back.
+    pub(crate) async fn over(&self) {
+        if self.held.forked() {
+            return;
+        }
+        tokio::select! {
+            () = self.held.over.cancelled() => {}
+            () = self.held.given_back.cancelled() => {}
+        }
+    }
+
+    /// From now to the deadline.
+    pub(crate) fn remaining(&self) -> std::time::Duration {
+        self.held.deadline().saturating_since(self.lease_now())
+    }
 }
 
 /// A claimed tick: its lease, and what the record said when it was won.

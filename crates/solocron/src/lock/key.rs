@@ -27,6 +27,9 @@ impl LockKey {
     /// The longest name, in bytes.
     pub const MAX_BYTES: usize = 1024;
 
+    /// Names that begin with this belong to solocron itself. Locks, claims and jobs of such a name are refused.
+    pub const RESERVED: &str = "solocron:";
+
     /// A lock of this name.
     ///
     /// # Errors
@@ -50,6 +53,32 @@ impl LockKey {
             return Err(Invalid::new("lock key", name, why));
         }
         Ok(Self(name))
+    }
+
+    /// The lock that the leader of `group` holds.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] where the group's name is empty or too long.
+    pub fn of_leader(group: &str) -> Result<Self, Invalid> {
+        if group.is_empty() {
+            let why = "a name must not be empty: nodes with the same group share one leader";
+            return Err(Invalid::new("leader group", "", why));
+        }
+        let name = format!("{}leader:{group}", Self::RESERVED);
+        Self::new(name).map_err(|invalid| invalid.named("leader group"))
+    }
+
+    /// The same key, if a user may have it.
+    pub(crate) fn not_reserved(self) -> Result<Self, Invalid> {
+        if self.0.starts_with(Self::RESERVED) {
+            let why = format!(
+                "names that begin with {:?} belong to solocron itself: choose another",
+                Self::RESERVED
+            );
+            return Err(Invalid::new("lock key", self.as_str(), why));
+        }
+        Ok(self)
     }
 
     /// The name as given.

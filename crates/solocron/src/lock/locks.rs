@@ -15,7 +15,7 @@ use super::guard::{ClaimGuard, LockGuard};
 use super::keep::Keep;
 use super::keeper::Keeper;
 use super::options::{LockOptions, Timing};
-use super::{Capabilities, LockKey, Mark, NodeId};
+use super::{Capabilities, LockKey, Mark, MemoryBackend, NodeId};
 use crate::clock::{Clock, LeaseInstant, SystemClock, within};
 use crate::error::{BackendError, Error, Invalid, Kind, Result};
 
@@ -254,6 +254,28 @@ impl Locks {
         &self.keep.clock
     }
 
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.keep.keeper
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.timing.ttl
+    }
+
+    /// The same locks, held for as long as their guards live.
+    pub(crate) fn unlimited(&self) -> Self {
+        Self { timing: Timing { max_runtime: None, ..self.timing }, ..self.clone() }
+    }
+
+    /// Locks in the memory of this process, with the same node, clock, keeper and options: where a leader keeps marks whose
+    /// backend keeps none.
+    pub(crate) fn ledger(&self) -> Self {
+        let clock = Arc::clone(self.clock());
+        let backend = MemoryBackend::with_clock(Arc::clone(&clock)).process_bound();
+        let keep = Keep::new(Arc::new(Erased(backend)), clock, self.keeper().clone());
+        Self { keep: Arc::new(keep), gates: Arc::default(), ..self.clone() }
+    }
+
     /// Takes the lock if it is free.
     ///
     /// # Errors
@@ -269,10 +291,11 @@ impl Locks {
         K: TryInto<LockKey>,
         Error: From<K::Error>,
     {
-        self.try_key(key.try_into()?).await
+        self.try_key(key.try_into()?.not_reserved()?).await
     }
 
-    async fn try_key(&self, key: LockKey) -> Result<TryLock> {
+    /// [`try_lock`](Self::try_lock), of a reserved name too.
+    pub(crate) async fn try_key(&self, key: LockKey) -> Result<TryLock> {
         let mut outcome = None;
         self.attempt(vec![(key.clone(), None)], |_, known| outcome = Some(known)).await;
         match outcome.expect("one request, one answer") {
@@ -306,7 +329,7 @@ impl Locks {
         K: TryInto<LockKey>,
         Error: From<K::Error>,
     {
-        let key = key.try_into()?;
+        let key = key.try_into()?.not_reserved()?;
         let mut holder = None;
         let deadline = self.clock().lease_now() + timeout;
         let waiting = self.wait_for(&key, deadline, &mut holder);
@@ -364,7 +387,8 @@ impl Locks {
         }
     }
 
-    fn gate(&self, key: &LockKey) -> Arc<tokio::sync::Mutex<()>> {
+    /// The queue of this process for `key`.
+    pub(crate) fn gate(&self, key: &LockKey) -> Arc<tokio::sync::Mutex<()>> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gate) = gates.get(key).and_then(Weak::upgrade) {
             return gate;
@@ -379,7 +403,8 @@ impl Locks {
     ///
     /// # Errors
     ///
-    /// [`Error::Lacks`] where the backend keeps no marks; [`Error::Backend`] for the first job that failed.
+    /// [`Error::Lacks`] where the backend keeps no marks; [`Error::Invalid`] for a [reserved](LockKey::RESERVED) name;
+    /// [`Error::Backend`] for the first job that failed.
     ///
     /// # Cancel safety
     ///
@@ -390,6 +415,9 @@ impl Locks {
                 need: "marks",
                 instead: "it cannot claim ticks; pick a backend that keeps marks".into(),
             });
+        }
+        for job in jobs {
+            job.key.clone().not_reserved()?;
         }
         let answers = self.enroll_each(jobs).await.into_iter().zip(jobs);
         answers
@@ -437,7 +465,7 @@ impl Locks {
         K: TryInto<LockKey>,
         Error: From<K::Error>,
     {
-        let key = key.try_into()?;
+        let key = key.try_into()?.not_reserved()?;
         let mut reply = None;
         self.claim_each(vec![(key.clone(), claim)], |_, known| reply = Some(known)).await;
         let reply = reply.expect("one claim, one answer");

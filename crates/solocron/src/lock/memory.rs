@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::backend::{
-    Enrolled, Enrolment, Epoch, Grant, Holder, LockBackend, Lost, MarkAfter, Note, Released,
-    Renewal, Reply, Request, Validity, Watch,
+    Enrolled, Enrolment, Epoch, Holder, LockBackend, Lost, MarkAfter, Note, Released, Renewal,
+    Reply, Request, Validity, Watch,
 };
-use super::record::{Granted, KeyRecord, Verdict};
+use super::record::{KeyRecord, Verdict};
 use super::rule::Rule;
 use super::{Capabilities, Fencing, LockKey, Nonce, Scope, TtlRange};
 use crate::clock::{Clock, LeaseInstant, SystemClock};
@@ -147,51 +147,29 @@ impl MemoryBackend {
         let reopened = memory.reopened(now);
         let ttl = (!self.process_bound).then_some(request.ttl);
         let entry = memory.entry(&request.key);
-        let verdict = entry.record.judge(request, now, entry.alive());
-        let granted = match verdict {
-            Verdict::Refused => {
-                return Err(BackendError::new(Kind::Refused, "this acquisition was given back"));
-            }
-            Verdict::NotEnrolled => {
-                return Err(BackendError::new(
-                    Kind::NotEnrolled,
-                    "the key takes no claims: enroll the job first",
-                ));
-            }
-            Verdict::Early => return Ok(Reply::Early { store_now: now }),
-            Verdict::Stale { mark, done, owner } => {
-                return Ok(Reply::Stale { mark, done, owner: owner.map(Box::new) });
-            }
-            Verdict::Busy(holder) => return Ok(Reply::Busy { holder: Some(Box::new(holder)) }),
-            Verdict::Behind { mark, unfinished } => return Ok(Reply::Behind { mark, unfinished }),
-            Verdict::Again(granted) => granted,
-            Verdict::Grant => {
-                if let Some(wait) = reopened
-                    .and_then(|at| left(at, request.longest_ttl, now))
-                    .filter(|_| Rule::ForgottenWaits.holds())
-                {
-                    let why = format!(
-                        "the store lost its memory; the first grant waits another {wait:?} for leases of before"
-                    );
-                    return Err(BackendError::new(Kind::Recovering, why).after(wait));
-                }
-                entry.record.grant(request, now, ttl)
-            }
-        };
-        Ok(Reply::Won(self.grant(entry, request, granted, ttl, now)))
+        let alive = entry.alive();
+        if let Some(wait) = reopened.and_then(|at| left(at, request.longest_ttl, now))
+            && entry.record.judge(request, now, alive) == Verdict::Grant
+            && Rule::ForgottenWaits.holds()
+        {
+            let why = format!(
+                "the store lost its memory; the first grant waits another {wait:?} for leases of before"
+            );
+            return Err(BackendError::new(Kind::Recovering, why).after(wait));
+        }
+        let Entry { record, lease, .. } = entry;
+        record.acquire(request, now, alive, ttl, || self.lease(lease, request, ttl))
     }
 
-    fn grant(
+    /// The lease of a request that won: the one it has already, if it lives.
+    fn lease(
         &self,
-        entry: &mut Entry,
+        last: &mut (Nonce, Weak<Lease>),
         request: &Request,
-        granted: Granted,
         ttl: Option<Duration>,
-        now: Timestamp,
-    ) -> Grant<MemoryLease> {
+    ) -> MemoryLease {
         // Only a lease that is handed out is upgraded: whoever drops the last one needs the lock that is held here.
-        let (nonce, lease) = &entry.lease;
-        let living = if *nonce == request.nonce { lease.upgrade() } else { None };
+        let living = if last.0 == request.nonce { last.1.upgrade() } else { None };
         let lease = living.unwrap_or_else(|| {
             Arc::new(Lease {
                 store: Arc::clone(&self.store),
@@ -200,18 +178,8 @@ impl MemoryBackend {
                 ttl,
             })
         });
-        entry.lease = (request.nonce, Arc::downgrade(&lease));
-        let validity = match ttl {
-            Some(ttl) => Validity::Until { since: request.first_sent, ttl },
-            None => Validity::ProcessBound,
-        };
-        let mut grant = Grant::new(MemoryLease(lease), granted.fence, validity);
-        grant.previous = granted.previous;
-        grant.attempt = granted.attempt;
-        grant.store_now = Some(now);
-        grant.schedule = entry.record.schedule();
-        grant.note = entry.record.note().clone();
-        grant
+        *last = (request.nonce, Arc::downgrade(&lease));
+        MemoryLease(lease)
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) mod backend;
 mod capabilities;
 mod driver;
 mod fence;
+#[cfg(unix)]
+pub mod files;
 pub(crate) mod guard;
 mod held;
 mod keep;

@@ -4,16 +4,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Planned, Scheduler, Stopper};
+use super::{Coordination, Planned, Scheduler, Stopper};
 use crate::error::{Error, Invalid, Result};
 use crate::event::{Event, Observer};
 use crate::job::Job;
-use crate::lock::{Keeper, Locks, Scope};
+use crate::lock::{Delivery, Keeper, LockKey, Locks, Scope};
 
 /// Settings of a [`Scheduler`].
 pub struct SchedulerBuilder {
     locks: Locks,
     jobs: Vec<Job>,
+    coordination: Coordination,
     observer: Option<Observer>,
     drain: Duration,
     scope: Scope,
@@ -25,6 +26,7 @@ impl SchedulerBuilder {
         Self {
             locks,
             jobs: Vec::new(),
+            coordination: Coordination::default(),
             observer: None,
             drain: Duration::from_secs(30),
             scope: Scope::Process,
@@ -43,6 +45,13 @@ impl SchedulerBuilder {
     #[must_use]
     pub fn jobs(mut self, jobs: impl IntoIterator<Item = Job>) -> Self {
         self.jobs.extend(jobs);
+        self
+    }
+
+    /// Which node tries to run what is due. Default [`Coordination::PerTick`]: every one.
+    #[must_use]
+    pub fn coordination(mut self, coordination: Coordination) -> Self {
+        self.coordination = coordination;
         self
     }
 
@@ -80,9 +89,10 @@ impl SchedulerBuilder {
     /// # Errors
     ///
     /// [`Error::Invalid`] or [`Error::Trigger`] for the first job that is wrong: its id empty, too long or taken, its trigger not
-    /// understood, its options contradictory. [`Error::Lacks`] where the backend cannot do what this scheduler needs.
+    /// understood, its options contradictory; or for the leader's group. [`Error::Lacks`] where the backend cannot do what this
+    /// scheduler needs: [`Coordination::PerTick`] and [`Delivery::AtLeastOnce`] need marks.
     pub fn build(self) -> Result<Scheduler> {
-        let Self { locks, jobs, observer, drain, scope, spawner } = self;
+        let Self { locks, jobs, coordination, observer, drain, scope, spawner } = self;
         let capabilities = locks.capabilities();
         if capabilities.scope < scope {
             let reach = capabilities.scope;
@@ -91,11 +101,15 @@ impl SchedulerBuilder {
             );
             return Err(Error::Lacks { need: "scope", instead: instead.into() });
         }
-        if !capabilities.marks {
-            let instead =
-                "claiming each tick needs them: pick a backend that keeps marks, such as flock";
-            return Err(Error::Lacks { need: "marks", instead: instead.into() });
-        }
+        let group = match coordination {
+            Coordination::PerTick if !capabilities.marks => {
+                let instead = "claiming each tick needs them: let a leader run the jobs (Coordination::leader), \
+                     or pick a backend that keeps marks, such as flock";
+                return Err(Error::Lacks { need: "marks", instead: instead.into() });
+            }
+            Coordination::PerTick => None,
+            Coordination::Leader(group) => Some(LockKey::of_leader(&group)?),
+        };
         let mut seen = HashSet::new();
         let jobs = jobs.into_iter().map(|job| {
             let key = job.id.clone()?;
@@ -103,15 +117,23 @@ impl SchedulerBuilder {
                 let why = "two jobs have it, and would claim each other's ticks: give each its own";
                 return Err(Invalid::new("job id", key.as_str(), why).into());
             }
+            let plan = job.plan()?;
+            if !capabilities.marks && plan.delivery != Delivery::AtMostOnce {
+                let instead = format!(
+                    "a run of job {key} that never ended is unknown to the next leader: leave it at most once, \
+                     or pick a backend that keeps marks, such as flock"
+                );
+                return Err(Error::Lacks { need: "marks", instead: instead.into() });
+            }
             Ok(Planned {
-                plan: Arc::new(job.plan()?),
+                plan: Arc::new(plan),
                 key,
                 work: job.work,
                 max_runtime: job.max_runtime,
             })
         });
         let jobs = jobs.collect::<Result<_>>()?;
-        Ok(Scheduler { locks, jobs, observer, drain, spawner, stopper: Stopper::default() })
+        Ok(Scheduler { locks, jobs, group, observer, drain, spawner, stopper: Stopper::default() })
     }
 }
 
@@ -120,6 +142,7 @@ impl std::fmt::Debug for SchedulerBuilder {
         f.debug_struct("SchedulerBuilder")
             .field("locks", &self.locks)
             .field("jobs", &self.jobs)
+            .field("coordination", &self.coordination)
             .finish_non_exhaustive()
     }
 }

@@ -1,10 +1,13 @@
 //! The scheduler: carries out what the [plan](crate::plan) decides.
 
 mod builder;
+mod coordination;
 mod run;
 mod stopper;
+mod term;
 
 pub use self::builder::SchedulerBuilder;
+pub use self::coordination::Coordination;
 pub use self::stopper::Stopper;
 
 use std::sync::Arc;
@@ -17,7 +20,8 @@ use crate::plan::JobPlan;
 
 /// A set of jobs on one node of a fleet.
 ///
-/// Every node of the fleet builds the same scheduler over the same backend; each tick is claimed by one of them.
+/// Every node of the fleet builds the same scheduler over the same backend; each tick is claimed by one of them, or
+/// [started by one leader](Coordination).
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,6 +42,8 @@ use crate::plan::JobPlan;
 pub struct Scheduler {
     locks: Locks,
     jobs: Vec<Planned>,
+    /// Where only a leader plans and runs: the lock of its group.
+    group: Option<LockKey>,
     observer: Option<Observer>,
     drain: Duration,
     spawner: Option<Keeper>,

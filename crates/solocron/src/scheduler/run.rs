@@ -5,10 +5,11 @@
 //!   clock ──► loop ──► plan ──► actions ──► tasks: enroll, claim (one batch), run, give back, watch
 //! ```
 //!
-//! The loop owns the plan and never waits for a store or a job. Shutting down:
+//! The loop owns the plan and never waits for a store or a job. In a group it claims only while it leads: [`Term`] says so before each
+//! step. Shutting down:
 //!
 //! ```text
-//!   stop ──► no new claims ──► drain ──► told to stop ──► stopped (a moment later) ──► leases given back ──► end
+//!   stop ──► no new claims ──► drain ──► told to stop ──► stopped (a moment later) ──► leases given back ──► resigned ──► end
 //!   stop again ───────────────────────────────────────►───┘
 //! ```
 
@@ -21,15 +22,17 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::term::{self, Started, Term};
 use super::{Planned, Scheduler, Stopper};
 use crate::caught::dropped;
 use crate::clock::{Clock, LeaseInstant, within};
 use crate::error::{BackendError, Kind, Result};
 use crate::event::{Cancelled, Event, Observer, Outcome, What};
-use crate::job::{Cancel, Context, Told, Work};
+use crate::job::{self, Cancel, Context, Told, Work};
+use crate::leader::{Ended, Transition};
 use crate::lock::backend::{Claim, Enrolled, Enrolment, Epoch, MarkAfter};
-use crate::lock::{ClaimGuard, ClaimReply, Keeper, Locks, Mark};
-use crate::plan::{Action, Actions, Answer, Input, Plan};
+use crate::lock::{ClaimGuard, ClaimReply, Fence, Keeper, LockKey, Locks, Mark};
+use crate::plan::{Action, Actions, Answer, Input, Marks, Plan};
 
 /// How long a run that was told to stop has before it is stopped.
 const NOTICE: Duration = Duration::from_secs(1);
@@ -68,12 +71,19 @@ impl Scheduler {
     ///
     /// Dropping the future stops everything at its next await point; leases are given back in the background.
     pub async fn run_until<T>(self, signal: impl Future<Output = T>) -> Result<()> {
-        let Self { locks, jobs, observer, drain, spawner, stopper } = self;
+        let Self { locks, jobs, group, observer, drain, spawner, stopper } = self;
         let (to_loop, messages) = unbounded_channel();
         let stopped = CancellationToken::new();
+        let plans = jobs.iter().map(|job| Arc::clone(&job.plan)).collect();
+        let term = group.map(|group| Term::campaign(&locks, group));
         let mut engine = Engine {
-            plan: Plan::new(jobs.iter().map(|job| Arc::clone(&job.plan)).collect()),
+            plan: match &term {
+                Some(term) => Plan::following(plans, term.marks()),
+                None => Plan::new(plans),
+            },
+            term,
             clock: Arc::clone(locks.clock()),
+            marks: locks.clone(),
             locks,
             jobs,
             observer,
@@ -96,7 +106,11 @@ impl Scheduler {
 
 struct Engine {
     plan: Plan,
+    /// Where this node has its turn only while it leads.
+    term: Option<Term>,
     locks: Locks,
+    /// Where ticks are claimed: the same locks, or the ledger of a term.
+    marks: Locks,
     jobs: Vec<Planned>,
     observer: Option<Observer>,
     spawner: Keeper,
@@ -118,6 +132,7 @@ struct Engine {
 }
 
 struct Run {
+    fence: Fence,
     cancel: Cancel,
     abort: CancellationToken,
 }
@@ -135,6 +150,7 @@ impl Engine {
         let mut steps = ClockSteps::new(&*self.clock);
         loop {
             let now = self.clock.now();
+            self.look_at_term();
             if steps.stepped(&*self.clock) {
                 let actions = self.plan.clock_stepped(now);
                 self.act(actions);
@@ -151,6 +167,7 @@ impl Engine {
                 biased;
                 () = stopper.soon().cancelled() => break,
                 _ = &mut signal => break,
+                transition = term::next(&mut self.term) => self.hear(transition),
                 message = messages.recv() => self.take(message),
                 () = self.clock.sleep(wait) => {}
             }
@@ -161,8 +178,66 @@ impl Engine {
             }
         }
         self.shut_down(&mut messages, drain, stopper).await;
+        self.resign().await;
         // What is being revoked or given back in the background, too, if the store answers.
         within(&*self.clock, NOTICE * 5, self.locks.settled()).await;
+    }
+
+    /// Gives the leadership back, now that the runs have ended.
+    async fn resign(&mut self) {
+        let Some(term) = &mut self.term else { return };
+        if term.marks() == Marks::OfTheTerm && !self.runs.is_empty() {
+            return; // one that cannot be stopped keeps the lock until it ends: nothing else keeps others from running the same
+        }
+        within(&*self.clock, NOTICE * 5, term.resign()).await;
+        // What the elector still has to say is there already.
+        while let Some(transition) = self.term.as_mut().and_then(Term::try_next) {
+            self.hear(transition);
+        }
+    }
+
+    /// Stops what only a leader does, if this node was one and is not any more.
+    fn look_at_term(&mut self) {
+        if self.term.as_ref().is_some_and(Term::is_over) {
+            self.follow();
+        }
+    }
+
+    fn follow(&mut self) {
+        if let Some(term) = &mut self.term {
+            term.end();
+        }
+        let actions = self.plan.follow();
+        self.act(actions);
+    }
+
+    fn hear(&mut self, transition: Transition) {
+        let Some(term) = &mut self.term else { return };
+        let what = match transition {
+            Transition::Elected(leadership) => {
+                let fence = leadership.fence();
+                if term.begin(leadership) {
+                    if term.marks() == Marks::OfTheTerm {
+                        self.marks = self.locks.ledger();
+                    }
+                    self.report_group(What::Elected { fence });
+                    let actions = self.plan.lead(self.clock.now());
+                    return self.act(actions);
+                }
+                What::Elected { fence } // and over: that comes next
+            }
+            Transition::Lost { fence, why } => {
+                self.follow();
+                What::Deposed { fence, why }
+            }
+            Transition::Resigned { fence } => {
+                self.follow();
+                What::Resigned { fence }
+            }
+            Transition::Follows { leader } => What::Follows { leader },
+            Transition::Failed { error } => What::BackendFailed { error },
+        };
+        self.report_group(what);
     }
 
     async fn shut_down(
@@ -172,6 +247,9 @@ impl Engine {
         stopper: &Stopper,
     ) {
         stopper.soon().cancel();
+        if let Some(term) = &self.term {
+            term.retire();
+        }
         let actions = self.plan.stop();
         self.act(actions);
         self.stopping.cancel();
@@ -190,6 +268,7 @@ impl Engine {
             };
             tokio::select! {
                 biased;
+                transition = term::next(&mut self.term) => { self.hear(transition); continue }
                 message = messages.recv() => { self.take(message); continue }
                 () = stopper.now().cancelled(), if !stopped => {
                     (told, stopped) = (true, true);
@@ -222,6 +301,7 @@ impl Engine {
 
     fn take(&mut self, message: Option<Message>) {
         let Some(message) = message else { return };
+        self.look_at_term();
         let now = self.clock.now();
         match message {
             Message::Enrolled(jobs, answers) => {
@@ -235,7 +315,10 @@ impl Engine {
                 } else {
                     self.stuck.remove(&job);
                 }
-                let answer = Answer::of(&reply);
+                let mut answer = Answer::of(&reply);
+                if let (Answer::Won(win), Some(fence)) = (&mut answer, self.leaders_fence()) {
+                    win.fence = fence;
+                }
                 if let Ok(ClaimReply::Won(guard)) = reply {
                     self.in_hand.insert(job, guard);
                 }
@@ -243,12 +326,10 @@ impl Engine {
             }
             Message::Woken(job) => self.tell(job, now, Input::Woken),
             Message::Ended { job, guard, started, ended, outcome } => {
-                self.runs.remove(&job);
+                let run = self.runs.remove(&job);
+                let fence = run.map_or(guard.lease.fence(), |run| run.fence);
                 let complete = is_complete(&outcome);
-                self.report(
-                    job,
-                    What::Finished { tick: guard.tick, fence: guard.lease.fence(), outcome },
-                );
+                self.report(job, What::Finished { tick: guard.tick, fence, outcome });
                 self.in_hand.insert(job, guard);
                 self.tell(job, now, Input::RunEnded { started, ended, complete });
             }
@@ -296,7 +377,7 @@ impl Engine {
             .map(|(job, claim)| (job, (self.jobs[job].key.clone(), claim)))
             .unzip();
         let (locks, to_loop, stopped) =
-            (self.locks.clone(), self.to_loop.clone(), self.stopped.clone());
+            (self.marks.clone(), self.to_loop.clone(), self.stopped.clone());
         self.spawner.spawn(async move {
             let claiming = locks.claim_each(claims, |at, reply| {
                 drop(to_loop.send(Message::Answered(jobs[at], reply)))
@@ -310,7 +391,7 @@ impl Engine {
     }
 
     fn enroll(&self, jobs: Vec<usize>) {
-        let locks = self.locks.clone();
+        let locks = self.marks.clone();
         let enrolments = jobs.iter().map(|job| {
             let Planned { key, plan, .. } = &self.jobs[*job];
             Enrolment { key: key.clone(), fingerprint: plan.trigger.fingerprint() }
@@ -325,7 +406,8 @@ impl Engine {
     fn start(&mut self, job: usize, tick: Mark, missed: Vec<Mark>) {
         let Some(mut guard) = self.in_hand.remove(&job) else { return };
         let Planned { key, work, max_runtime, .. } = self.jobs[job].clone();
-        let fence = guard.lease.fence();
+        let fence = self.leaders_fence().unwrap_or(guard.lease.fence());
+        let (term, run_number) = self.term.as_mut().and_then(Term::start).unzip();
         let (cancel, abort) = (Cancel::default(), CancellationToken::new());
         let started = self.clock.now();
         // A tick that was due before this by the store's clock is somebody's to claim, however slow this node's clock is.
@@ -338,15 +420,17 @@ impl Engine {
             job: key,
             tick,
             fence,
+            run_number: run_number.unwrap_or(1),
             attempt: guard.attempt,
             missed,
             lateness,
             cancel: cancel.clone(),
             stopping: self.stopping.clone(),
             lease: guard.lease.check_from_afar(),
+            leadership: term.as_ref().map(|term| term.leadership.clone()),
             ends_at,
         });
-        self.runs.insert(job, Run { cancel: cancel.clone(), abort: abort.clone() });
+        self.runs.insert(job, Run { fence, cancel: cancel.clone(), abort: abort.clone() });
         let clock = Arc::clone(&self.clock);
         let ended = move |mut guard: Box<ClaimGuard>, outcome: Outcome, ended: Timestamp| {
             // Also where nobody hears of it any more: a run that ended is done.
@@ -363,10 +447,13 @@ impl Engine {
                 guard.lease.on_drop(MarkAfter::Unfinished);
                 let mut running = work(context);
                 let stop = async {
-                    told_to_stop(&*clock, &guard, &cancel, ends_at, &abort).await;
+                    told_to_stop(&*clock, &guard, term.as_ref(), &cancel, ends_at, &abort).await;
                     // What the lease still has, or a moment; then it is gone, and the run with it.
-                    let notice = match cancel.why() {
-                        Some(Cancelled::LeaseLost(why)) => guard.lease.notice(why),
+                    let notice = match (cancel.why(), &term) {
+                        (Some(Cancelled::LeaseLost(why)), _) => guard.lease.notice(why),
+                        (Some(Cancelled::LeadershipLost(why)), Some(term)) if term.is_bare() => {
+                            term.leadership.notice(Ended::Lost(why))
+                        }
                         _ => NOTICE,
                     };
                     tokio::select! {
@@ -390,7 +477,8 @@ impl Engine {
                 self.spawner.spawn(async move {
                     guard.lease.on_drop(MarkAfter::Unfinished);
                     let mut running = work(context);
-                    let stop = told_to_stop(&*clock, &guard, &cancel, ends_at, &abort);
+                    let stop =
+                        told_to_stop(&*clock, &guard, term.as_ref(), &cancel, ends_at, &abort);
                     let outcome = tokio::select! {
                         biased;
                         outcome = &mut running => outcome,
@@ -398,6 +486,7 @@ impl Engine {
                     };
                     let outcome = settle(outcome, &cancel);
                     drop(to_loop.send(ended(guard, outcome, clock.now())));
+                    drop(term);
                 });
             }
         }
@@ -419,7 +508,7 @@ impl Engine {
         let unwatched = CancellationToken::new();
         self.watches.insert(job, unwatched.clone().drop_guard());
         let (locks, key, to_loop) =
-            (self.locks.clone(), self.jobs[job].key.clone(), self.to_loop.clone());
+            (self.marks.clone(), self.jobs[job].key.clone(), self.to_loop.clone());
         let stopped = self.stopped.clone();
         self.spawner.spawn(async move {
             let watching = async {
@@ -441,7 +530,7 @@ impl Engine {
     /// Asks the store whether it forgot something.
     fn ask_epoch(&mut self) {
         if !std::mem::replace(&mut self.asking_epoch, true) {
-            let locks = self.locks.clone();
+            let locks = self.marks.clone();
             self.task(async move { Message::Epoch(locks.epoch().await) });
         }
     }
@@ -469,8 +558,23 @@ impl Engine {
         });
     }
 
+    /// The fence of runs, where that is the leader's.
+    fn leaders_fence(&self) -> Option<Fence> {
+        self.term.as_ref().and_then(Term::fence)
+    }
+
     fn report(&self, job: usize, what: What) {
-        let event = Event { job: self.jobs[job].key.clone(), what };
+        self.report_as(&self.jobs[job].key, what);
+    }
+
+    fn report_group(&self, what: What) {
+        if let Some(term) = &self.term {
+            self.report_as(term.group(), what);
+        }
+    }
+
+    fn report_as(&self, key: &LockKey, what: What) {
+        let event = Event { job: key.clone(), what };
         tracing::debug!(job = %event.job, what = ?event.what, "event");
         if let Some(observer) = &self.observer
             && catch_unwind(AssertUnwindSafe(|| observer(&event))).is_err()
@@ -490,10 +594,11 @@ impl Drop for Engine {
     }
 }
 
-/// Returns when a run was told to stop, because its lease is lost, it took too long, or the scheduler says so.
+/// Returns when a run was told to stop, because its lease or the leadership is lost, it took too long, or the scheduler says so.
 async fn told_to_stop(
     clock: &dyn Clock,
     guard: &ClaimGuard,
+    term: Option<&Started>,
     cancel: &Cancel,
     ends_at: LeaseInstant,
     abort: &CancellationToken,
@@ -504,10 +609,17 @@ async fn told_to_stop(
             ends_at => clock.sleep_until(ends_at).await,
         }
     };
+    let deposed = async {
+        match term {
+            Some(term) => term.leadership.ended().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         biased;
         () = abort.cancelled() => {}
         why = guard.lease.lost() => cancel.cancel(Cancelled::LeaseLost(why)),
+        how = deposed => cancel.cancel(job::ended(how)),
         () = too_long => cancel.cancel(Cancelled::Timeout),
     }
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use solocron::lock::{MarkAfter, Nonce, Reply, Request, Rule};
-use solocron::plan::{Answer, Input, Win};
+use solocron::plan::{Answer, Input};
 use solocron::{BackendError, Kind, LeaseInstant};
 
 use super::{Answered, Asked, Call, Chore, Flight, Give, Lease, NONCES, World, name, said, undo};
@@ -165,7 +165,7 @@ impl World<'_> {
             self.leave(n, j, undo(attempt.nonce));
         }
         let answer = match reply {
-            Ok(Reply::Won(grant)) => {
+            Ok(won @ Reply::Won(grant)) => {
                 let deadline = attempt.deadline(self.now, self.cfg.ttl);
                 if self.now >= deadline {
                     self.leave(n, j, undo(attempt.nonce));
@@ -179,12 +179,7 @@ impl World<'_> {
                         granted: grant.store_now.map_or(0, |at| step_of(at) as u16),
                         resent: attempt.sends > 1,
                     });
-                    Answer::Won(Win {
-                        fence: grant.fence,
-                        previous: grant.previous.clone(),
-                        attempt: grant.attempt,
-                        schedule: grant.schedule,
-                    })
+                    Answer::from(won)
                 }
             }
             // Perhaps the grant of an earlier copy, whose lease is over already: mine, and never run.
@@ -195,25 +190,7 @@ impl World<'_> {
             {
                 Answer::Failed(BackendError::new(Kind::Timeout, "nobody knows"))
             }
-            Ok(Reply::Stale { mark, done, owner }) => Answer::Stale {
-                mark: *mark,
-                done: *done,
-                living: owner
-                    .as_ref()
-                    .is_some_and(|owner| owner.living && owner.tick == Some(*mark)),
-                remaining: owner.as_ref().and_then(|owner| owner.remaining),
-                owner: owner.as_ref().map(|owner| owner.node.clone()),
-            },
-            Ok(Reply::Busy { holder }) => Answer::Busy {
-                tick: holder.as_ref().and_then(|holder| holder.tick),
-                remaining: holder.as_ref().and_then(|holder| holder.remaining),
-                owner: holder.as_ref().map(|holder| holder.node.clone()),
-            },
-            Ok(Reply::Behind { mark, unfinished }) => {
-                Answer::Behind { mark: *mark, unfinished: *unfinished }
-            }
-            Ok(Reply::Early { store_now }) => Answer::Early { store_now: *store_now },
-            Ok(other) => unreachable!("no answer of a store today: {other:?}"),
+            Ok(reply) => Answer::from(reply),
             Err(error) => Answer::Failed(error.clone()),
         };
         self.tell(n, j, Input::Answer(answer));

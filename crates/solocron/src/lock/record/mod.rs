@@ -21,6 +21,7 @@
 //! The order is the point: each line was put where it is because a trace loses or doubles a tick otherwise. The test kit's
 //! exhaustive check keeps those traces.
 
+mod acquire;
 mod bytes;
 
 use std::time::Duration;
@@ -106,7 +107,7 @@ pub enum Verdict {
         /// Whether it is that one, whose run never ended.
         unfinished: bool,
     },
-    /// Call [`KeyRecord::grant`].
+    /// Call [`KeyRecord::grant`], as [`KeyRecord::acquire`] does.
     Grant,
 }
 
@@ -120,6 +121,9 @@ pub struct Granted {
     /// Which attempt of the tick.
     pub attempt: u32,
 }
+
+/// Until when a holder lives of whom the store alone knows how long it does. In the year 9987, which bytes can say.
+const NEVER_ENDS: Timestamp = Timestamp::constant(253_000_000_000, 0);
 
 impl KeyRecord {
     /// How many refused nonces are remembered. Each lives for [`REFUSED_FOR`](Self::REFUSED_FOR).
@@ -453,6 +457,27 @@ impl KeyRecord {
     #[must_use]
     pub fn holder(&self, store_now: Timestamp, alive: bool) -> Option<Holder> {
         self.living(store_now, alive).map(|holder| self.describe(holder, store_now, true))
+    }
+
+    /// Says who holds the key, for stores that keep the holder apart from the record: as a key that ends with its session. To be
+    /// called whenever both were read, before anything else is asked of the record.
+    ///
+    /// `Some`: this one, in its `attempt` of a tick, for as long as the store says so. `None`: nobody; whoever the record names held
+    /// it once, and its lease is over.
+    pub fn set_holder(&mut self, holder: Option<(&Holder, u32)>) {
+        match holder {
+            Some((Holder { nonce, node, since, tick, .. }, attempt)) => {
+                let (node, since, tick) = (node.clone(), *since, *tick);
+                let until = Some(NEVER_ENDS);
+                self.holder =
+                    nonce.map(|nonce| LivingHolder { nonce, node, since, tick, attempt, until });
+            }
+            None => {
+                if let Some(holder) = &mut self.holder {
+                    holder.until = Some(Timestamp::UNIX_EPOCH);
+                }
+            }
+        }
     }
 
     fn living(&self, store_now: Timestamp, alive: bool) -> Option<&LivingHolder> {

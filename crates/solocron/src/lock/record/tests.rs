@@ -64,6 +64,33 @@ fn a_run_that_ended_after_its_lease_is_still_done_and_says_not_owner() {
 }
 
 #[test]
+fn a_holder_that_is_kept_elsewhere_counts_and_one_that_is_gone_is_over() {
+    let mut record = enrolled(0);
+    record.grant(&request(1, 1_000), at(1_000), TTL);
+    let mut holder = record.holder(at(1_001), true).expect("just granted");
+
+    // The store says that it lives, long after its time.
+    record.set_holder(Some((&holder, 1)));
+    assert_eq!(KeyRecord::from_bytes(&key(), &record.to_bytes()).as_ref(), Ok(&record));
+    assert!(matches!(record.judge(&request(1, 1_000), at(90_000), true), Verdict::Again(_)));
+    assert!(matches!(record.judge(&request(2, 2_000), at(90_000), true), Verdict::Busy(_)));
+
+    // It is gone: its nonce wins nothing more, a new one does.
+    record.set_holder(None);
+    assert_eq!(KeyRecord::from_bytes(&key(), &record.to_bytes()).as_ref(), Ok(&record));
+    assert_eq!(record.judge(&request(1, 1_000), at(1_001), true), Verdict::Refused);
+    assert_eq!(record.judge(&request(2, 2_000), at(2_000), true), Verdict::Grant);
+
+    // Somebody else has it, whom the record never heard of.
+    holder.nonce = Some(Nonce::from_u128(9));
+    record.set_holder(Some((&holder, 1)));
+    let late = record.release(Nonce::from_u128(1), MarkAfter::Done, at(2_000));
+    assert_eq!(late, Released::NotOwner { mark: Some(Mark::from_millis(1_000)) });
+    assert!(record.last().unwrap().done, "its run has ended all the same");
+    assert_eq!(record.release(Nonce::from_u128(9), MarkAfter::Done, at(2_000)), Released::Done);
+}
+
+#[test]
 fn what_a_store_may_have_lost_is_neither_granted_again_nor_undone_to() {
     let mut record = enrolled(0);
     record.grant(&request(1, 1_000), at(1_000), None);

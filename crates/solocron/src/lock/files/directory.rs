@@ -1,14 +1,13 @@
-//! Which directories are trusted with locks.
+//! Which directories are trusted with records.
 
 use std::fs::{DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::open::Rights;
+use crate::error::Invalid;
 use nix::unistd::{AccessFlags, access, geteuid};
-use solocron::Invalid;
-
-use crate::file::Rights;
 
 /// Network and user-space file systems, by the `f_type` of `statfs(2)`: a lock there is emulated, kept to one host, or forgotten
 /// with a connection. From `linux/magic.h` and the sources of the file systems that are not in it.
@@ -45,12 +44,17 @@ fn network(f_type: u64) -> Option<&'static str> {
 }
 
 /// Checks `dir`, makes it where it is missing, and answers with its absolute path.
-pub(crate) fn prepare(
+///
+/// # Errors
+///
+/// [`Invalid`], about the argument `what`, where the directory cannot be trusted with locks. Nothing has changed then.
+pub fn prepare(
+    what: &'static str,
     dir: &Path,
     allow_network: bool,
     shared: bool,
 ) -> Result<(PathBuf, Rights), Invalid> {
-    let invalid = |why: String| Invalid::new("lock directory", dir.display(), why);
+    let invalid = |why: String| Invalid::new(what, dir.display(), why);
     let rights = Rights { uid: geteuid().as_raw(), shared };
     // Absolute, so that a later chdir cannot move it; without a trailing slash, which would follow a link.
     let path: PathBuf = std::path::absolute(dir)

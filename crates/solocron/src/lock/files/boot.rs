@@ -3,12 +3,13 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use solocron::jiff::Timestamp;
-use solocron::lock::Mark;
+use jiff::Timestamp;
+
+use crate::lock::Mark;
 
 /// The kernel's id of this boot. 0 where there is none (no Linux, no `/proc`): every boot then looks like the same one, and only
-/// [`Durability::Sync`](crate::Durability::Sync) outlives a power loss.
-pub(crate) fn id() -> u128 {
+/// what was waited for on the disk outlives a power loss.
+pub fn id() -> u128 {
     static ID: OnceLock<u128> = OnceLock::new();
     *ID.get_or_init(|| {
         std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
@@ -19,7 +20,7 @@ pub(crate) fn id() -> u128 {
 }
 
 /// When this boot began, by today's wall clock: nothing that was written in another boot was written later.
-pub(crate) fn began(now: Timestamp) -> Mark {
+pub fn began(now: Timestamp) -> Mark {
     Mark::floor(now.checked_sub(since()).unwrap_or(now))
 }
 

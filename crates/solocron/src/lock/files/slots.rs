@@ -1,10 +1,10 @@
-//! Two slots of a lock file: what a [`KeyRecord`] looks like on disk.
+//! Two slots of a file: what a [`KeyRecord`] looks like on disk.
 //!
 //! ```text
 //!  byte 0          slot 0          4096          slot 1         8192
 //!  ├──────────────────────────────┼──────────────────────────────┤   seq 1, 3, 5 … in slot 0; seq 2, 4, 6 … in slot 1
-//!  │ magic version flags crc seq  │  a write goes over the older │
-//!  │ boot bell length │ KeyRecord │  slot, in one pwrite         │
+//!  │ magic version flags sum seq  │  a write goes over the older │
+//!  │ boot tag length  │ KeyRecord │  slot, in one pwrite         │
 //! ```
 //!
 //! The valid slot with the greater seq is the record. The other one holds the write before it, or nothing in a file that was
@@ -16,53 +16,59 @@
 //! without the lock may see half a write; it reads again.
 
 use std::fs::File;
+use std::hash::Hasher;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use solocron::lock::{KeyRecord, LockKey, RecordError};
+use siphasher::sip::SipHasher13;
 
-/// The length of a lock file. All of it is allocated when it is made, so that a full disk cannot stop a later write.
-pub(crate) const FILE_LEN: usize = 2 * SLOT;
+use crate::lock::{KeyRecord, LockKey, RecordError};
+
+/// The length of a record file. All of it is allocated when it is made, so that a full disk cannot stop a later write.
+pub const FILE_LEN: usize = 2 * SLOT;
 const SLOT: usize = 4096;
 const HEAD: usize = 64;
 const MAGIC: [u8; 8] = *b"solocron";
 const VERSION: u16 = 1;
 /// The writer waits for the disk whenever a mark moves.
 const SYNCED: u16 = 1;
-const CRC: std::ops::Range<usize> = 12..16;
+const SUM: std::ops::Range<usize> = 12..16;
 
 const _: () = assert!(HEAD + KeyRecord::MAX_BYTES <= SLOT, "a record fits its slot");
 
 /// What stands around a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    pub(crate) seq: u64,
+pub struct Stamp {
+    /// How many writes there were, with this one.
+    pub seq: u64,
     /// The boot in which it was written.
-    pub(crate) boot: u128,
-    /// The bell of the process that holds the key; 0 where there is none.
-    pub(crate) bell: u128,
+    pub boot: u128,
+    /// A number of the writer's own; 0 where it has none.
+    pub tag: u128,
     /// Whether marks were waited for to reach the disk.
-    pub(crate) synced: bool,
+    pub synced: bool,
 }
 
-/// What a lock file holds.
+/// What a record file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "lives on the stack of one call")]
-pub(crate) enum Content {
+pub enum Content {
     /// Nothing was ever written.
     Fresh,
     /// A record.
     Record {
+        /// The record.
         record: KeyRecord,
+        /// What stands around it.
         stamp: Stamp,
         /// A newer record may be lost.
         damaged: bool,
     },
 }
 
-/// Why a lock file holds no record, although it is not empty.
+/// Why a record file holds no record, although it is not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Unreadable {
+pub enum Unreadable {
     /// Both slots are damaged.
     Corrupt,
     /// Another release wrote it.
@@ -73,7 +79,7 @@ pub(crate) enum Unreadable {
 
 /// Which lock a reader means.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Of<'a> {
+pub enum Of<'a> {
     /// This one, and no other.
     Key(&'a LockKey),
     /// Whichever the file belongs to.
@@ -86,8 +92,12 @@ enum Slot<'a> {
     Valid(Stamp, &'a [u8]),
 }
 
-/// Reads a whole lock file.
-pub(crate) fn read(file: &File, of: Of<'_>) -> io::Result<Result<Content, Unreadable>> {
+/// Reads a whole record file.
+///
+/// # Errors
+///
+/// Outside: the file cannot be read. Inside: what it holds is no record.
+pub fn read(file: &File, of: Of<'_>) -> io::Result<Result<Content, Unreadable>> {
     let mut bytes = [0; FILE_LEN];
     let mut filled = 0;
     while filled < FILE_LEN {
@@ -102,21 +112,29 @@ pub(crate) fn read(file: &File, of: Of<'_>) -> io::Result<Result<Content, Unread
 }
 
 /// Writes the record that follows `before`. `Ok`: the stamp that was written.
-pub(crate) fn write(
+///
+/// # Errors
+///
+/// Where the file cannot be written; the older of its slots may be damaged then.
+pub fn write(
     file: &File,
     record: &KeyRecord,
     before: u64,
-    bell: u128,
+    tag: u128,
     synced: bool,
 ) -> io::Result<Stamp> {
-    let stamp = Stamp { seq: before + 1, boot: crate::boot::id(), bell, synced };
+    let stamp = Stamp { seq: before + 1, boot: super::boot::id(), tag, synced };
     let bytes = encode(&stamp, &record.to_bytes());
     file.write_all_at(&bytes, (place(stamp.seq) * SLOT) as u64)?;
     Ok(stamp)
 }
 
 /// Allocates what the file lacks of its length. What a crash leaves of a new file is zeros, which is [`Content::Fresh`].
-pub(crate) fn allocate(file: &File) -> io::Result<()> {
+///
+/// # Errors
+///
+/// Where the disk is full, or the file cannot be written.
+pub fn allocate(file: &File) -> io::Result<()> {
     let len = usize::try_from(file.metadata()?.len()).unwrap_or(FILE_LEN).min(FILE_LEN);
     file.write_all_at(&[0; FILE_LEN][len..], len as u64)
 }
@@ -125,7 +143,9 @@ fn place(seq: u64) -> usize {
     usize::from(seq.is_multiple_of(2))
 }
 
-pub(crate) fn encode(stamp: &Stamp, payload: &[u8]) -> Vec<u8> {
+/// A slot's bytes.
+#[must_use]
+pub fn encode(stamp: &Stamp, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD + payload.len());
     bytes.extend(MAGIC);
     bytes.extend(VERSION.to_le_bytes());
@@ -133,21 +153,21 @@ pub(crate) fn encode(stamp: &Stamp, payload: &[u8]) -> Vec<u8> {
     bytes.extend([0; 4]);
     bytes.extend(stamp.seq.to_le_bytes());
     bytes.extend(stamp.boot.to_le_bytes());
-    bytes.extend(stamp.bell.to_le_bytes());
+    bytes.extend(stamp.tag.to_le_bytes());
     bytes.extend((payload.len() as u32).to_le_bytes());
     bytes.resize(HEAD, 0);
     bytes.extend(payload);
-    let crc = checksum(&bytes);
-    bytes[CRC].copy_from_slice(&crc.to_le_bytes());
+    let sum = checksum(&bytes);
+    bytes[SUM].copy_from_slice(&sum.to_le_bytes());
     bytes
 }
 
 /// Over everything but itself.
 fn checksum(bytes: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..CRC.start]);
-    hasher.update(&bytes[CRC.end..]);
-    hasher.finalize()
+    let mut hasher = SipHasher13::new();
+    hasher.write(&bytes[..SUM.start]);
+    hasher.write(&bytes[SUM.end..]);
+    hasher.finish() as u32
 }
 
 fn parse(bytes: &[u8], of: Of<'_>) -> Result<Content, Unreadable> {
@@ -173,13 +193,7 @@ fn parse(bytes: &[u8], of: Of<'_>) -> Result<Content, Unreadable> {
 fn decode(payload: &[u8], of: Of<'_>) -> Result<KeyRecord, RecordError> {
     match of {
         Of::Key(key) => KeyRecord::from_bytes(key, payload),
-        Of::Any => {
-            let any = LockKey::new("-").expect("neither empty nor long");
-            match KeyRecord::from_bytes(&any, payload) {
-                Err(RecordError::Key(found)) => KeyRecord::from_bytes(&found, payload),
-                answer => answer,
-            }
-        }
+        Of::Any => KeyRecord::from_any_bytes(payload),
     }
 }
 
@@ -192,8 +206,8 @@ fn slot(bytes: &[u8], at: usize) -> Result<Slot<'_>, Unreadable> {
     let Some(all) = HEAD.checked_add(length).and_then(|end| bytes.get(..end)) else {
         return Ok(Slot::Damaged);
     };
-    let crc = u32::from_le_bytes(*field(head, CRC.start));
-    if *field::<8>(head, 0) != MAGIC || checksum(all) != crc {
+    let sum = u32::from_le_bytes(*field(head, SUM.start));
+    if *field::<8>(head, 0) != MAGIC || checksum(all) != sum {
         return Ok(Slot::Damaged);
     }
     let version = u16::from_le_bytes(*field(head, 8));
@@ -203,7 +217,7 @@ fn slot(bytes: &[u8], at: usize) -> Result<Slot<'_>, Unreadable> {
     let stamp = Stamp {
         seq: u64::from_le_bytes(*field(head, 16)),
         boot: u128::from_le_bytes(*field(head, 24)),
-        bell: u128::from_le_bytes(*field(head, 40)),
+        tag: u128::from_le_bytes(*field(head, 40)),
         synced: u16::from_le_bytes(*field(head, 10)) & SYNCED != 0,
     };
     let right_place = stamp.seq > 0 && place(stamp.seq) == at;

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
+use jiff::Timestamp;
 use proptest::prelude::*;
-use solocron::LeaseInstant;
-use solocron::jiff::Timestamp;
-use solocron::lock::{Claim, Delivery, Enrolment, Mark, MarkAfter, NodeId, Nonce, Request};
+
+use crate::LeaseInstant;
+use crate::lock::{Claim, Delivery, Enrolment, Mark, MarkAfter, NodeId, Nonce, Request};
 
 use super::*;
 
@@ -23,7 +24,7 @@ fn file_after(claims: i64) -> (KeyRecord, Vec<u8>) {
     let mut seq = 0;
     let mut put = |record: &KeyRecord| {
         seq += 1;
-        let stamp = Stamp { seq, boot: 5, bell: 9, synced: false };
+        let stamp = Stamp { seq, boot: 5, tag: 9, synced: false };
         let slot = encode(&stamp, &record.to_bytes());
         let start = place(seq) * SLOT;
         bytes[start..start + slot.len()].copy_from_slice(&slot);
@@ -55,7 +56,7 @@ fn the_greater_seq_wins_in_either_slot() {
         let Ok(Content::Record { record, stamp, damaged: false }) = parsed(&bytes) else {
             panic!("{claims}")
         };
-        assert_eq!((record, stamp.seq, stamp.bell), (expected, 1 + 2 * claims as u64, 9));
+        assert_eq!((record, stamp.seq, stamp.tag), (expected, 1 + 2 * claims as u64, 9));
     }
 }
 
@@ -93,7 +94,7 @@ fn another_release_and_another_key_are_refused_by_name() {
     bytes[8] = 2;
     let length = u32::from_le_bytes(bytes[56..60].try_into().unwrap()) as usize;
     let crc = checksum(&bytes[..HEAD + length]);
-    bytes[CRC].copy_from_slice(&crc.to_le_bytes());
+    bytes[SUM].copy_from_slice(&crc.to_le_bytes());
     assert_eq!(parsed(&bytes), Err(Unreadable::Version(2)));
 }
 

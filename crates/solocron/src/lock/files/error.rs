@@ -1,22 +1,24 @@
-//! What the kernel says, as what a person can do about it. Only `EWOULDBLOCK` of a lock attempt means busy, and it never gets here.
+//! What the kernel says of a file, as what a person can do about it.
 
 use std::io;
 use std::path::Path;
 
 use nix::errno::Errno;
-use solocron::lock::RecordError;
-use solocron::{BackendError, Kind};
 
-use crate::record::Unreadable;
+use super::slots::Unreadable;
+use crate::error::{BackendError, Kind};
+use crate::lock::RecordError;
 
 /// The kernel refused what we were `doing` with `path`. Nothing has changed.
-pub(crate) fn refused(doing: &str, path: &Path, source: &io::Error) -> BackendError {
+#[must_use]
+pub fn refused(doing: &str, path: &Path, source: &io::Error) -> BackendError {
     let (kind, advice) = advice(source);
     BackendError::new(kind, format!("failed to {doing} {}: {source}: {advice}", path.display()))
 }
 
-/// What stands in the lock file at `path` is not what we write.
-pub(crate) fn unreadable(path: &Path, why: &Unreadable) -> BackendError {
+/// What stands in the file at `path` is not what we write.
+#[must_use]
+pub fn unreadable(path: &Path, why: &Unreadable) -> BackendError {
     let path = path.display();
     let (kind, why) = match why {
         Unreadable::Corrupt => (Kind::Corrupt, "it is corrupt in both of its slots".to_owned()),
@@ -24,15 +26,15 @@ pub(crate) fn unreadable(path: &Path, why: &Unreadable) -> BackendError {
             let why = format!(
                 "it has format {found}, which this release does not know: use one release on the whole host"
             );
-            return BackendError::new(Kind::Misconfigured, format!("lock file {path}: {why}"));
+            return BackendError::new(Kind::Misconfigured, format!("record file {path}: {why}"));
         }
         Unreadable::Record(error @ RecordError::Version(_)) => {
-            return BackendError::new(Kind::Misconfigured, format!("lock file {path}: {error}"));
+            return BackendError::new(Kind::Misconfigured, format!("record file {path}: {error}"));
         }
         Unreadable::Record(error) => (Kind::Corrupt, error.to_string()),
     };
     let why = format!(
-        "lock file {path}: {why}: see that no process uses this directory, keep a copy of the file, and remove it"
+        "record file {path}: {why}: see that no process uses this directory, keep a copy of the file, and remove it"
     );
     BackendError::new(kind, why)
 }
@@ -41,10 +43,10 @@ fn advice(source: &io::Error) -> (Kind, &'static str) {
     match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EACCES | Errno::EPERM) => (
             Kind::Denied,
-            "run every process of this lock directory as one user, or give them a shared directory",
+            "run every process of this directory as one user, or give them a shared directory",
         ),
         Some(Errno::EROFS) => {
-            (Kind::Misconfigured, "the file system is read-only: choose a writable lock directory")
+            (Kind::Misconfigured, "the file system is read-only: choose a writable directory")
         }
         Some(Errno::ELOOP) => {
             (Kind::Misconfigured, "it is a symbolic link: remove it, a lock file is a plain file")
@@ -54,14 +56,14 @@ fn advice(source: &io::Error) -> (Kind, &'static str) {
         }
         Some(Errno::ENOENT | Errno::ENOTDIR) => (
             Kind::Misconfigured,
-            "the lock directory is gone: create it again, and find out who removes it",
+            "the directory is gone: create it again, and find out who removes it",
         ),
         Some(Errno::ENAMETOOLONG) => {
-            (Kind::Misconfigured, "choose a lock directory with a shorter path")
+            (Kind::Misconfigured, "choose a directory with a shorter path")
         }
         Some(Errno::ENOSYS | Errno::EOPNOTSUPP) => (
             Kind::Misconfigured,
-            "this file system has no flock(2): choose a lock directory on a local one",
+            "this file system has no flock(2): choose a directory on a local one",
         ),
         Some(Errno::ENOSPC | Errno::EDQUOT) => {
             (Kind::Unavailable, "free some space or inodes there")

@@ -7,16 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use solocron::lock::Epoch;
-
-use crate::file::{self, Inode};
+use super::open::{Inode, at};
+use crate::lock::Epoch;
 
 /// Coarser than the clock of any local file system.
 const GRAIN: Duration = Duration::from_millis(50);
 
 /// The files of enrolled jobs, and how often one of them was lost.
 #[derive(Debug, Default)]
-pub(crate) struct Known(Mutex<State>);
+pub struct Known(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -33,7 +32,7 @@ impl Known {
     }
 
     /// A job was enrolled in this file.
-    pub(crate) fn add(&self, path: PathBuf, inode: Inode) {
+    pub fn add(&self, path: PathBuf, inode: Inode) {
         let mut state = self.state();
         if state.files.insert(path, inode).is_some_and(|before| before != inode) {
             state.losses += 1;
@@ -41,14 +40,18 @@ impl Known {
     }
 
     /// Looks at the directory; at the files only if something was made, renamed or deleted there.
-    pub(crate) fn epoch(&self, dir: &Path) -> io::Result<Epoch> {
+    ///
+    /// # Errors
+    ///
+    /// Where the directory cannot be looked at.
+    pub fn epoch(&self, dir: &Path) -> io::Result<Epoch> {
         let found = std::fs::symlink_metadata(dir)?;
         let now = (found.dev(), found.ino(), found.mtime(), found.mtime_nsec());
         let mut state = self.state();
         let State { files, seen, losses } = &mut *state;
         if *seen != Some(now) {
             let count = files.len();
-            files.retain(|path, inode| file::at(path).is_ok_and(|at| at == Some(*inode)));
+            files.retain(|path, inode| at(path).is_ok_and(|found| found == Some(*inode)));
             *losses += (count - files.len()) as u128;
             // Another change within the clock tick of this one would leave the same time behind.
             let settled = found

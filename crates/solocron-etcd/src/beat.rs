@@ -1,0 +1,161 @@
+//! The task of one session: its beats, the locks on it that nobody renews, and what turned up on it late.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use solocron::lock::{LockKey, Lost, MarkAfter, Nonce};
+use solocron::{BackendError, Clock, LeaseInstant, SystemClock};
+
+use crate::home::Home;
+use crate::keys::Tag;
+use crate::lease::Lease;
+use crate::ledger::orphan;
+use crate::session::Session;
+use crate::wire::{Beat, Guarded, Write};
+
+/// A session without a lock is kept for this long: making one costs a round trip, keeping one a beat now and then.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// Keeps the session until it is over, and then takes it away.
+pub(crate) async fn keep(home: Arc<Home>, session: Arc<Session>) {
+    let why = run(&home, &session).await;
+    session.end(why);
+    home.forget_session(&session);
+    for lease in home.ledger.living(&session) {
+        home.ledger.lose(&lease, why, false);
+    }
+    revoke(&home, &session).await;
+}
+
+/// Why it is over.
+async fn run(home: &Arc<Home>, session: &Arc<Session>) -> Lost {
+    let mut beat = Beat::of(session.id);
+    let mut retry_at = None;
+    let mut used = SystemClock.lease_now();
+    let losses = home.wire.memory().1;
+    loop {
+        let now = SystemClock.lease_now();
+        if let Some(why) = session.over() {
+            return why;
+        }
+        if now >= session.deadline() || home.wire.memory().1 != losses {
+            return Lost::Expired;
+        }
+        let living = home.ledger.living(session);
+        if !living.is_empty() {
+            used = now;
+        } else if now.saturating_since(used) >= IDLE.max(session.lives) {
+            return Lost::Expired;
+        }
+        let ends = give_up_unrenewed(home, living, now);
+        let due = retry_at.unwrap_or(session.confirmed() + session.lives / 3);
+        if now >= due || session.is_wanted() {
+            let sent = SystemClock.lease_now();
+            match home.wire.beat(&mut beat).await {
+                Ok(true) => {
+                    session.beat_answered(sent);
+                    retry_at = None;
+                    if home.ledger.in_doubt() {
+                        home.keeper.spawn(audit(Arc::clone(home), Arc::clone(session)));
+                    }
+                }
+                Ok(false) => return Lost::TakenOver,
+                Err(fault) => {
+                    tracing::debug!(error = %fault.error, "no answer to a beat; trying again until the session is over");
+                    session.beat_failed(fault.error);
+                    retry_at = Some(SystemClock.lease_now() + session.lives / 20);
+                }
+            }
+            continue;
+        }
+        tokio::select! {
+            () = home.closed.cancelled() => return Lost::Expired,
+            () = session.wake.notified() => {}
+            () = SystemClock.sleep_until(due.min(session.deadline()).min(ends)) => {}
+        }
+    }
+}
+
+/// Gives up the locks that nobody renewed in time. Answers when the next one is to be.
+fn give_up_unrenewed(home: &Arc<Home>, living: Vec<Arc<Lease>>, now: LeaseInstant) -> LeaseInstant {
+    let mut next = LeaseInstant::NEVER;
+    for lease in living {
+        match lease.until() {
+            Some(until) if until <= now => {
+                if home.ledger.lose(&lease, Lost::Expired, false) {
+                    home.keeper.spawn(give_up(Arc::clone(home), lease));
+                }
+            }
+            Some(until) => next = next.min(until),
+            None => {}
+        }
+    }
+    next
+}
+
+/// Deletes the key of a lock that is over. Its tick stays as it is, as if the process had died.
+async fn give_up(home: Arc<Home>, lease: Arc<Lease>) {
+    let names = home.names(&lease.key);
+    let guarded =
+        Guarded { lock: &names.lock, state: &names.state, lock_is: Some(lease.fence), state_is: None };
+    while lease.session.over().is_none() && !home.closed.is_cancelled() {
+        match home.wire.commit(&guarded, &[Write::DeleteLock]).await {
+            Ok(_) => return, // it is gone, or it was
+            Err(_) => SystemClock.sleep(lease.session.lives / 20).await,
+        }
+    }
+}
+
+/// Looks at what the server keeps alive for this session: what we hold must be there, and nothing else.
+pub(crate) async fn audit(home: Arc<Home>, session: Arc<Session>) {
+    let held = home.ledger.living(&session);
+    let kept = match home.wire.look_at_lease(session.id, true).await {
+        Ok(Some(state)) => state.keys,
+        Ok(None) => return session.end(Lost::TakenOver),
+        Err(_) => return, // the next beat audits again
+    };
+    for lease in held {
+        if !kept.contains(&lease.lock_key) {
+            home.ledger.lose(&lease, Lost::ForceReleased, true);
+        }
+    }
+    for lock_key in kept {
+        if lock_key.starts_with(home.keys.locks()) && !home.ledger.holds(&lock_key) {
+            let taken = take_back(&home, &lock_key).await;
+            if let Err(error) = taken {
+                tracing::debug!(%error, "could not look at a lock of this process; the next beat tries again");
+            }
+        }
+    }
+}
+
+/// Takes back what turned up under a nonce that this process neither holds nor asks for.
+async fn take_back(home: &Arc<Home>, lock_key: &[u8]) -> Result<(), BackendError> {
+    let kept = home.wire.list(lock_key).await?;
+    for (key, nonce) in kept.iter().filter_map(|kept| named(&kept.value)) {
+        if home.keys.lock(&key) == lock_key && !home.ledger.knows(nonce) {
+            orphan(&key, nonce);
+            home.revoke(&key, nonce, MarkAfter::Undo).await?;
+        }
+    }
+    Ok(())
+}
+
+fn named(value: &[u8]) -> Option<(LockKey, Nonce)> {
+    Tag::from_bytes(value).ok().map(|tag| (tag.key, tag.nonce))
+}
+
+/// Takes the lease away at the server, which may have given it more time than it had here.
+async fn revoke(home: &Arc<Home>, session: &Session) {
+    /// An election gives every lease its whole time again.
+    const LIVES: u32 = 4;
+    let until = SystemClock.lease_now() + session.lives * LIVES;
+    let mut pause = Duration::from_millis(100);
+    while home.wire.revoke_lease(session.id).await.is_err() {
+        if SystemClock.lease_now() >= until || home.closed.is_cancelled() {
+            return;
+        }
+        SystemClock.sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,96 @@
+//! Asking whoever listens on an address who it is. Runs on the keeper's thread.
+
+use std::time::Duration;
+
+use solocron::BackendError;
+use solocron::lock::LockKey;
+use tokio::time::timeout;
+
+use crate::addr::Address;
+use crate::banner::{Banner, LONGEST, MAGIC};
+use crate::error::{another_lock, foreign, refused, silent, stranger};
+use crate::stream::{Peer, Stream};
+
+/// A holder says who it is at once; a loaded machine gets this long.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What is known of whoever has an address.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Nobody listens.
+    Nobody,
+    /// Somebody listens and hung up without a word: a holder that gives up its lock, or has just lost the race for it.
+    HungUp(Option<Peer>),
+    /// This holder; the connection ends with its lease.
+    Holder(Banner, Stream),
+    /// A process of ours that is stopped, and so holds what it held. The connection ends with it.
+    Stopped(Stream),
+}
+
+/// Asks.
+pub(crate) async fn ask(
+    at: &Address,
+    namespace: &str,
+    key: &LockKey,
+) -> Result<Found, BackendError> {
+    let refuse = |error| refused("ask who has", key, at, &error);
+    let Some(stream) = at.connect().await.map_err(refuse)? else { return Ok(Found::Nobody) };
+    let peer = stream.peer().map_err(refuse)?;
+    if let Some(peer) = peer.filter(|peer| !peer.is_trusted()) {
+        return Err(foreign(key, at, peer));
+    }
+    let line = match timeout(PATIENCE, line(&stream)).await {
+        Ok(Ok(line)) => line,
+        Ok(Err(Said::Nothing)) => return Ok(Found::HungUp(peer)),
+        Ok(Err(Said::Garbage)) => {
+            return Err(stranger(key, at, peer, "it speaks another protocol"));
+        }
+        Err(_) if peer.is_some_and(Peer::is_stopped) => {
+            tracing::debug!(%key, %at, "the holder is stopped");
+            return Ok(Found::Stopped(stream));
+        }
+        Err(_) => return Err(silent(key, at, peer)),
+    };
+    match Banner::parse(&line) {
+        Some(banner) if banner.namespace == namespace && banner.key == *key => {
+            Ok(Found::Holder(banner, stream))
+        }
+        Some(banner) => Err(another_lock(key, namespace, at, &banner.key, Some(&banner))),
+        None => Err(stranger(key, at, peer, "it speaks another version of this protocol")),
+    }
+}
+
+/// Who holds the lock at an address, whichever it is. `None`: nobody who says so.
+pub(crate) async fn holder_at(at: &Address) -> Option<Banner> {
+    let stream = at.connect().await.ok()??;
+    if stream.peer().ok()?.is_some_and(|peer| !peer.is_trusted()) {
+        return None;
+    }
+    let line = timeout(PATIENCE, line(&stream)).await.ok()?.ok()?;
+    Banner::parse(&line)
+}
+
+enum Said {
+    /// It ended the connection first.
+    Nothing,
+    Garbage,
+}
+
+/// The first line, if it begins as ours does.
+async fn line(stream: &Stream) -> Result<String, Said> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 512];
+    loop {
+        match stream.receive(&mut chunk).await {
+            0 => return Err(Said::Nothing),
+            count => bytes.extend(&chunk[..count]),
+        }
+        let known = bytes.len().min(MAGIC.len());
+        if bytes[..known] != MAGIC.as_bytes()[..known] || bytes.len() > LONGEST {
+            return Err(Said::Garbage);
+        }
+        if bytes.ends_with(b"\n") {
+            return String::from_utf8(bytes).map_err(|_| Said::Garbage);
+        }
+    }
+}

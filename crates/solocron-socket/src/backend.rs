@@ -1,0 +1,694 @@
+//! The driver: listening on the lock's address is to hold it, and a [`KeyRecord`] decides everything else.
+//!
+//! ```text
+//!   acquire   held in this process? ──► its record answers: the same lease for the same nonce, else Stale or Busy
+//!             claim settled on record? ──► Stale, without the lock
+//!             bind and listen ── in use ──► ask whoever listens (keeper thread)
+//!              │ mine                        ├─ a holder of this key ──► Stale or Busy
+//!              │                             ├─ nobody, any more ──► again
+//!              │                             └─ anybody else ──► error
+//!             the record ──► Grant ──► write it, open the door ──► Won
+//!                └─────────► anything else ──► close
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use solocron::jiff::Timestamp;
+use solocron::lock::{
+    Capabilities, Enrolled, Enrolment, Epoch, Fencing, Holder, Keeper, KeyRecord, LockBackend,
+    LockKey, Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request, Scope,
+    Validity, Verdict, Watch,
+};
+use solocron::{BackendError, Kind, LeaseInstant};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use crate::addr::{Address, Bound, Listener};
+use crate::ask::{Found, ask, holder_at};
+use crate::banner::Banner;
+use crate::config::SocketBuilder;
+use crate::door::Door;
+use crate::error::{another_lock, in_use, nobody, not_ours, refused, stranger};
+use crate::home::Home;
+use crate::lease::{Lease, SocketLease};
+use crate::ports::Ports;
+use crate::state::{Kept, StateDir};
+use crate::watch::{Pause, SocketWatch, Wanted};
+
+/// Locks on abstract unix sockets, or on ports of 127.0.0.1. Clones share them, and so do all processes of this network namespace that
+/// use the same namespace.
+#[derive(Debug, Clone)]
+pub struct SocketBackend(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    namespace: String,
+    /// `None`: abstract sockets.
+    ports: Option<Ports>,
+    state: Option<StateDir>,
+}
+
+/// What comes of a change that needs the key in hand.
+enum Change<T> {
+    Made(T),
+    /// This one holds it.
+    Busy(Option<Holder>),
+}
+
+impl SocketBackend {
+    /// Locks on abstract unix sockets whose names begin with `namespace`: the name of the application. Linux only.
+    ///
+    /// # Errors
+    ///
+    /// As [`SocketBuilder::build`].
+    pub fn new(namespace: impl Into<String>) -> solocron::Result<Self> {
+        Self::builder(namespace).build()
+    }
+
+    /// The same, with options.
+    #[must_use]
+    pub fn builder(namespace: impl Into<String>) -> SocketBuilder {
+        SocketBuilder::new(namespace)
+    }
+
+    pub(crate) fn with(namespace: String, ports: Option<Ports>, state: Option<StateDir>) -> Self {
+        Self(Arc::new(Shared { namespace, ports, state }))
+    }
+
+    /// Where a lock stands, for a person: `@solocron/billing/nightly-6f…e1` or `127.0.0.1:17001`.
+    ///
+    /// # Errors
+    ///
+    /// Where the lock has no port, and needs one.
+    pub fn address(&self, key: &LockKey) -> solocron::Result<String> {
+        match self.0.address(key) {
+            #[cfg(target_os = "linux")]
+            Ok(Address::Abstract(names)) => Ok(format!("@{names}")),
+            Ok(Address::Tcp(port)) => Ok(format!("127.0.0.1:{port}")),
+            Err(source) => Err(solocron::Error::Backend {
+                doing: "find the address of lock",
+                key: Some(key.clone()),
+                source,
+            }),
+        }
+    }
+
+    /// The file in which a key is remembered, where there is a [state directory](SocketBuilder::state_dir).
+    #[must_use]
+    pub fn state_path(&self, key: &LockKey) -> Option<std::path::PathBuf> {
+        self.0.state.as_ref().map(|state| state.path(key))
+    }
+}
+
+impl Shared {
+    fn address(&self, key: &LockKey) -> Result<Address, BackendError> {
+        match &self.ports {
+            Some(ports) => ports.of(key).map(Address::Tcp),
+            #[cfg(target_os = "linux")]
+            None => Ok(Address::Abstract(crate::addr::names(&self.namespace, key))),
+            #[cfg(not(target_os = "linux"))]
+            None => unreachable!("the builder asks for ports here"),
+        }
+    }
+
+    fn state(&self) -> Result<&StateDir, BackendError> {
+        self.state.as_ref().ok_or_else(|| {
+            let why = "a socket remembers nothing: give it a state_dir";
+            BackendError::new(Kind::Unsupported, why)
+        })
+    }
+
+    /// `None`: somebody else has the address.
+    fn attempt(
+        &self,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Option<Reply<SocketLease>>, BackendError> {
+        let home = Home::own();
+        if home.refuses(request.nonce, now) {
+            return Verdict::Refused.denied(now).map(Some);
+        }
+        let at = self.address(&request.key)?;
+        if let Some(lease) = self.own(&home, &at, &request.key)?
+            && let Some(mut record) = lease.look(KeyRecord::clone)
+        {
+            let reply = if lease.nonce == request.nonce {
+                record.acquire(request, now, true, None, || SocketLease(lease))
+            } else {
+                record.judge(request, now, true).denied(now)
+            };
+            return reply.map(Some);
+        }
+        if let Some(settled) = self.settled(request, now)? {
+            return settled.map(Some);
+        }
+        match at.bind().map_err(|error| refused("take", &request.key, &at, &error))? {
+            Bound::Taken => Ok(None),
+            Bound::Mine(listener) => self.decide(&home, &at, listener, request, now).map(Some),
+        }
+    }
+
+    /// This process's living lease on a key. One whose file was deleted or replaced is over.
+    fn own(
+        &self,
+        home: &Home,
+        at: &Address,
+        key: &LockKey,
+    ) -> Result<Option<Arc<Lease>>, BackendError> {
+        let Some(lease) = home.lease(at) else { return Ok(None) };
+        if lease.key != *key {
+            return Err(another_lock(key, &self.namespace, at, &lease.key, None));
+        }
+        match lease.verify()? {
+            Renewal::Extended(_) => Ok(Some(lease)),
+            Renewal::NotOwner(why) => {
+                lease.lose(why);
+                Ok(None)
+            }
+        }
+    }
+
+    /// A claim that can be answered without the lock: losers are many, and none of them may be stopped with it in hand.
+    fn settled(
+        &self,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Option<Result<Reply<SocketLease>, BackendError>>, BackendError> {
+        let (Some(state), Some(_)) = (&self.state, request.claim) else { return Ok(None) };
+        let Some((seen, _)) = state.peek(&request.key, now)? else {
+            return Ok(None);
+        };
+        if seen.damaged || seen.record.holder(now, true).is_some() {
+            return Ok(None);
+        }
+        let verdict = seen.record.judge(request, now, false);
+        let settled = matches!(verdict, Verdict::Stale { done: true, .. });
+        Ok(settled.then(|| verdict.denied(now)))
+    }
+
+    /// The record of a key that is in hand.
+    fn load(
+        &self,
+        home: &Home,
+        at: &Address,
+        key: &LockKey,
+        create: bool,
+        now: Timestamp,
+    ) -> Result<Kept, BackendError> {
+        match &self.state {
+            Some(state) => state.load(key, create, now),
+            None => Ok(Kept::in_memory(home.record(at, key))),
+        }
+    }
+
+    /// With the address in hand.
+    fn decide(
+        &self,
+        home: &Arc<Home>,
+        at: &Address,
+        listener: Listener,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Reply<SocketLease>, BackendError> {
+        // Only a plain lock makes a file: a key that was never enrolled grants no claim.
+        let mut kept = match self.load(home, at, &request.key, request.claim.is_none(), now) {
+            Ok(kept) => kept,
+            Err(error) => {
+                listener.close();
+                return Err(error);
+            }
+        };
+        // Whoever is on record as a holder let go of the address: it is dead, or its reply was lost and this is the same nonce again.
+        let reply = kept.record.acquire(request, now, false, None, || ());
+        let Ok(Reply::Won(grant)) = reply else {
+            listener.close();
+            return reply.map(|reply| reply.map(|()| unreachable!("it is not won")));
+        };
+        let banner = Banner {
+            namespace: self.namespace.clone(),
+            key: request.key.clone(),
+            node: request.node.clone(),
+            pid: std::process::id(),
+            since: now,
+            tick: request.claim.map(|claim| claim.tick),
+            fence: grant.fence,
+        };
+        let door = Door::new(listener, &banner);
+        let lease = Lease::new(home, at, request.nonce, &door, kept);
+        lease.save()?;
+        door.open().map_err(|error| refused("start a thread for", &request.key, at, &error))?;
+        Ok(Reply::Won(grant.map(|()| SocketLease(lease))))
+    }
+
+    /// Somebody holds the key. What is on record may be of a moment ago.
+    fn busy(
+        &self,
+        request: &Request,
+        holder: Option<Holder>,
+        now: Timestamp,
+    ) -> Result<Reply<SocketLease>, BackendError> {
+        let busy = || Reply::Busy { holder: holder.map(Box::new) };
+        let Some(state) = &self.state else {
+            return match request.claim {
+                None => Ok(busy()),
+                Some(_) => Verdict::NotEnrolled.denied(now),
+            };
+        };
+        let Some((seen, _)) = state.peek(&request.key, now)?.filter(|(seen, _)| !seen.damaged)
+        else {
+            return Ok(busy());
+        };
+        match seen.record.judge(request, now, true) {
+            Verdict::Behind { .. } | Verdict::Grant | Verdict::Again(_) => Ok(busy()),
+            verdict => verdict.denied(now),
+        }
+    }
+
+    /// Asks and tries until the answer is certain. On the keeper's thread.
+    async fn contend(&self, request: &Request) -> Result<Reply<SocketLease>, BackendError> {
+        let at = self.address(&request.key)?;
+        let mut turn = Turn::new();
+        loop {
+            match ask(&at, &self.namespace, &request.key).await? {
+                Found::Holder(banner, _) => {
+                    return self.busy(request, Some(banner.holder()), Timestamp::now());
+                }
+                Found::Stopped(_) => return self.busy(request, None, Timestamp::now()),
+                Found::Nobody if turn.is_over() => return Err(nobody(&request.key, &at)),
+                Found::HungUp(peer) if turn.is_over() => {
+                    let how = "it hangs up without a word";
+                    return Err(stranger(&request.key, &at, peer, how));
+                }
+                Found::Nobody | Found::HungUp(_) => turn.wait().await,
+            }
+            if let Some(reply) = self.attempt(request, Timestamp::now())? {
+                return Ok(reply);
+            }
+        }
+    }
+
+    /// `None`: somebody else has the address.
+    fn try_change<T>(
+        &self,
+        key: &LockKey,
+        change: &impl Fn(&mut KeyRecord, Timestamp) -> Result<(T, bool), BackendError>,
+    ) -> Result<Option<T>, BackendError> {
+        let (home, now) = (Home::own(), Timestamp::now());
+        let at = self.address(key)?;
+        let apply = |record: &mut KeyRecord| match change(record, now) {
+            Ok((answer, changed)) => (Ok(answer), changed),
+            Err(error) => (Err(error), false),
+        };
+        if let Some(lease) = self.own(&home, &at, key)?
+            && let Some(answer) = lease.edit(apply)
+        {
+            return answer?.map(Some);
+        }
+        match at.bind().map_err(|error| refused("take", key, &at, &error))? {
+            Bound::Taken => Ok(None),
+            Bound::Mine(listener) => {
+                let kept = self.load(&home, &at, key, true, now);
+                let changed = kept.and_then(|mut kept| {
+                    let answer = kept.change(apply)?;
+                    if kept.is_in_memory() {
+                        home.remember(&at, kept.record, now);
+                    }
+                    answer
+                });
+                listener.close();
+                changed.map(Some)
+            }
+        }
+    }
+
+    /// The record itself is in a file, or in this process where there is none.
+    async fn change<T>(
+        self: &Arc<Self>,
+        key: &LockKey,
+        change: impl Fn(&mut KeyRecord, Timestamp) -> Result<(T, bool), BackendError>,
+    ) -> Result<Change<T>, BackendError> {
+        let turn = Turn::new();
+        let mut pause = Pause::default();
+        loop {
+            if let Some(made) = self.try_change(key, &change)? {
+                return Ok(Change::Made(made));
+            }
+            let (shared, asked) = (Arc::clone(self), key.clone());
+            let found = on_keeper(async move {
+                let at = shared.address(&asked)?;
+                let found = ask(&at, &shared.namespace, &asked).await?;
+                if !matches!(found, Found::Holder(..) | Found::Stopped(_)) {
+                    sleep(pause.next()).await;
+                }
+                Ok((found, pause))
+            });
+            let (found, paused) = found.await?;
+            pause = paused;
+            match found {
+                Found::Holder(banner, _) => return Ok(Change::Busy(Some(banner.holder()))),
+                Found::Stopped(_) => return Ok(Change::Busy(None)),
+                Found::Nobody | Found::HungUp(_) if turn.is_over() => {
+                    return Err(nobody(key, &self.address(key)?));
+                }
+                Found::Nobody | Found::HungUp(_) => {}
+            }
+        }
+    }
+
+    async fn enroll(self: &Arc<Self>, job: &Enrolment) -> Result<Enrolled, BackendError> {
+        let (state, now) = (self.state()?, Timestamp::now());
+        // Nothing to write, in the normal case: no lock.
+        if let Some((mut seen, _)) = state.peek(&job.key, now)?
+            && !seen.damaged
+            && seen.record.schedule().is_some_and(|known| known.fingerprint == job.fingerprint)
+        {
+            state.enrolled(&job.key);
+            return Ok(seen.record.enroll(job, now).0);
+        }
+        let enrolled =
+            match self.change(&job.key, |record, now| Ok(record.enroll(job, now))).await? {
+                Change::Made(enrolled) => enrolled,
+                Change::Busy(holder) => self.enrolled_by_others(&job.key, holder)?,
+            };
+        state.enrolled(&job.key);
+        Ok(enrolled)
+    }
+
+    /// A job that cannot be written now because another process runs it, or holds its key for something else.
+    fn enrolled_by_others(
+        &self,
+        key: &LockKey,
+        holder: Option<Holder>,
+    ) -> Result<Enrolled, BackendError> {
+        let now = Timestamp::now();
+        let seen = self.state()?.peek(key, now)?;
+        let Some((seen, _)) = seen else { return Err(in_use(key, holder)) };
+        let record = &seen.record;
+        let (Some(last), Some(schedule)) = (record.last(), record.schedule()) else {
+            return Err(in_use(key, holder));
+        };
+        let mut enrolled = Enrolled::new(last.clone(), schedule, false, record.note().clone());
+        enrolled.store_now = Some(now);
+        Ok(enrolled)
+    }
+
+    /// A nonce that another process's living lease does not have.
+    fn revoked_elsewhere(
+        &self,
+        key: &LockKey,
+        nonce: Nonce,
+        mark: MarkAfter,
+        holder: Option<Holder>,
+    ) -> Result<Released, BackendError> {
+        let now = Timestamp::now();
+        let seen = match &self.state {
+            Some(state) => state.peek(key, now)?,
+            None => None,
+        };
+        let mut mark_now = None;
+        if let Some((seen, _)) = seen {
+            let mut record = seen.record;
+            if let Some(holder) = record.holder(now, true).filter(|it| it.nonce == Some(nonce)) {
+                return Err(not_ours(key, &holder.node));
+            }
+            let before = record.last().cloned();
+            record.revoke(nonce, mark, now);
+            if record.last() != before.as_ref() {
+                return Err(in_use(key, holder)); // its tick is to be given back, when the key is free
+            }
+            mark_now = before.map(|last| last.mark);
+        }
+        Home::own().refuse(nonce, now);
+        Ok(Released::NotOwner { mark: mark_now })
+    }
+
+    fn mark_on_record(&self, key: &LockKey) -> Result<Option<Mark>, BackendError> {
+        let Some(state) = &self.state else { return Ok(None) };
+        let seen = state.peek(key, Timestamp::now())?;
+        Ok(seen.and_then(|(seen, _)| seen.record.last().map(|last| last.mark)))
+    }
+
+    /// Where locks of this namespace may stand now. `None`: nobody knows.
+    fn addresses(&self) -> Result<Option<Vec<Address>>, BackendError> {
+        let Some(ports) = &self.ports else { return Ok(self.abstract_addresses()) };
+        if let Some(named) = ports.named() {
+            return Ok(Some(named.into_iter().map(|(_, port)| Address::Tcp(port)).collect()));
+        }
+        let Some(state) = &self.state else { return Ok(None) };
+        let holders = state.holders(Timestamp::now())?;
+        Ok(Some(holders.iter().filter_map(|holder| self.address(&holder.key).ok()).collect()))
+    }
+
+    /// From the kernel's list of unix sockets.
+    #[cfg(target_os = "linux")]
+    fn abstract_addresses(&self) -> Option<Vec<Address>> {
+        let table = std::fs::read("/proc/net/unix").ok()?;
+        let table = String::from_utf8_lossy(&table);
+        let own = format!("@solocron/{}/", self.namespace);
+        let mut names: Vec<_> = table
+            .lines()
+            .filter_map(|line| Some(&line[line.find(&own)? + 1..]))
+            .filter_map(|name| name.rsplit_once('/'))
+            .filter(|(_, last)| last.parse::<u32>().is_ok())
+            .map(|(names, _)| names.to_owned())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        Some(names.into_iter().map(Address::Abstract).collect())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn abstract_addresses(&self) -> Option<Vec<Address>> {
+        None
+    }
+}
+
+/// How long an address may be in use without anybody who says why: it changes hands, or a dying process has not closed it yet.
+struct Turn {
+    until: std::time::Instant,
+    waits: u32,
+}
+
+impl Turn {
+    const LONGEST: Duration = Duration::from_millis(800);
+    /// A process closes its sockets within microseconds of each other, and a timer ticks in milliseconds.
+    const HASTY: u32 = 20;
+
+    fn new() -> Self {
+        Self { until: std::time::Instant::now() + Self::LONGEST, waits: 0 }
+    }
+
+    fn is_over(&self) -> bool {
+        std::time::Instant::now() >= self.until
+    }
+
+    async fn wait(&mut self) {
+        self.waits += 1;
+        if self.waits <= Self::HASTY {
+            tokio::task::yield_now().await;
+        } else {
+            sleep(Duration::from_millis(u64::from(self.waits - Self::HASTY).min(10))).await;
+        }
+    }
+}
+
+/// Runs `work` on the keeper's thread, where sockets live whatever becomes of the caller's runtime. Dropping the future ends it.
+async fn on_keeper<T: Send + 'static>(
+    work: impl Future<Output = Result<T, BackendError>> + Send + 'static,
+) -> Result<T, BackendError> {
+    let keeper = Keeper::thread().map_err(|error| BackendError::new(Kind::Unavailable, error))?;
+    let (mut tell, told) = oneshot::channel();
+    keeper.spawn(async move {
+        let answer = tokio::select! {
+            biased;
+            () = tell.closed() => return,
+            answer = work => answer,
+        };
+        // An answer that nobody waits for is dropped, and a lease in it frees its lock.
+        let _ = tell.send(answer);
+    });
+    told.await.unwrap_or_else(|_| {
+        let why = "the keeper's thread dropped a request";
+        Err(BackendError::new(Kind::Unavailable, why).effect_unknown())
+    })
+}
+
+#[async_trait]
+impl LockBackend for SocketBackend {
+    type Lease = SocketLease;
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::exclusion_only(Scope::Host);
+        capabilities.marks = self.0.state.is_some();
+        capabilities.fencing =
+            if self.0.state.is_some() { Fencing::Stored } else { Fencing::Clock };
+        capabilities.wakes = true;
+        capabilities.store_clock = true;
+        capabilities
+    }
+
+    async fn enroll(&self, jobs: &[Enrolment]) -> Vec<Result<Enrolled, BackendError>> {
+        let mut answers = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            answers.push(self.0.enroll(job).await);
+        }
+        answers
+    }
+
+    async fn try_acquire(
+        &self,
+        requests: &[Request],
+    ) -> Vec<Result<Reply<SocketLease>, BackendError>> {
+        let now = Timestamp::now();
+        let mut contended = Vec::new();
+        let mut replies = Vec::with_capacity(requests.len());
+        for (at, request) in requests.iter().enumerate() {
+            replies.push(match self.0.attempt(request, now) {
+                Ok(Some(reply)) => Ok(reply),
+                Err(error) => Err(error),
+                Ok(None) => {
+                    contended.push(at);
+                    Ok(Reply::Busy { holder: None })
+                }
+            });
+        }
+        // All are asked at once: one that hangs holds up no other for longer than it hangs itself.
+        let mut asked = Vec::with_capacity(contended.len());
+        for at in &contended {
+            let (shared, request) = (Arc::clone(&self.0), requests[*at].clone());
+            asked.push(Box::pin(on_keeper(async move { shared.contend(&request).await })));
+        }
+        for (at, answer) in contended.into_iter().zip(join(asked).await) {
+            replies[at] = answer;
+        }
+        replies
+    }
+
+    async fn renew(
+        &self,
+        leases: &[&SocketLease],
+        _sent: LeaseInstant,
+    ) -> Vec<Result<Renewal, BackendError>> {
+        leases.iter().map(|lease| lease.0.verify()).collect()
+    }
+
+    async fn release(
+        &self,
+        lease: &SocketLease,
+        mark: MarkAfter,
+    ) -> Result<Released, BackendError> {
+        let SocketLease(lease) = lease;
+        let now = Timestamp::now();
+        match lease.finish(Lost::TakenOver, |record| record.release(lease.nonce, mark, now))? {
+            Some(released) => Ok(released),
+            None => Ok(Released::NotOwner { mark: self.0.mark_on_record(&lease.key)? }),
+        }
+    }
+
+    async fn revoke(
+        &self,
+        key: &LockKey,
+        nonce: Nonce,
+        mark: MarkAfter,
+    ) -> Result<Released, BackendError> {
+        let (home, now) = (Home::own(), Timestamp::now());
+        let at = self.0.address(key)?;
+        if let Some(lease) = home.lease(&at).filter(|lease| lease.nonce == nonce) {
+            let end = |record: &mut KeyRecord| record.revoke(nonce, mark, now);
+            if let Some(released) = lease.finish(Lost::ForceReleased, end)? {
+                home.refuse(nonce, now);
+                return Ok(released);
+            }
+        }
+        let revoke = |record: &mut KeyRecord, now| Ok((record.revoke(nonce, mark, now), true));
+        let released = match self.0.change(key, revoke).await? {
+            Change::Made(released) => released,
+            Change::Busy(holder) => self.0.revoked_elsewhere(key, nonce, mark, holder)?,
+        };
+        home.refuse(nonce, now);
+        Ok(released)
+    }
+
+    async fn watch(&self, key: &LockKey) -> Result<Option<Box<dyn Watch>>, BackendError> {
+        let at = self.0.address(key)?;
+        let wanted = Wanted {
+            key: key.clone(),
+            namespace: self.0.namespace.clone(),
+            line: line_of(&self.0.namespace, key, &at),
+            at: at.clone(),
+        };
+        let watch = SocketWatch::begin(wanted)
+            .map_err(|error| refused("start a thread to wait for", key, &at, &error))?;
+        Ok(Some(Box::new(watch)))
+    }
+
+    async fn epoch(&self) -> Result<Epoch, BackendError> {
+        self.0.state.as_ref().map_or(Ok(Epoch(0)), StateDir::epoch)
+    }
+
+    async fn holders(&self, prefix: &str) -> Result<Option<Vec<Holder>>, BackendError> {
+        let Some(addresses) = self.0.addresses()? else { return Ok(None) };
+        let mut asked = Vec::with_capacity(addresses.len());
+        for at in addresses {
+            asked.push(Box::pin(on_keeper(async move { Ok(holder_at(&at).await) })));
+        }
+        let mut holders = Vec::new();
+        for answer in join(asked).await {
+            let banner = answer?.filter(|banner| banner.namespace == self.0.namespace);
+            let holder = banner.map(Banner::holder);
+            holders.extend(holder.filter(|holder| holder.key.as_str().starts_with(prefix)));
+        }
+        Ok(Some(holders))
+    }
+
+    async fn set_note(
+        &self,
+        key: &LockKey,
+        expected: u64,
+        body: &[u8],
+    ) -> Result<Note, BackendError> {
+        self.0.state()?;
+        match self.0.change(key, |record, _| record.set_note(expected, body)).await? {
+            Change::Made(note) => Ok(note),
+            Change::Busy(holder) => Err(in_use(key, holder)),
+        }
+    }
+}
+
+/// The abstract name on which waiters of a lock line up.
+#[cfg(target_os = "linux")]
+fn line_of(namespace: &str, key: &LockKey, at: &Address) -> Option<String> {
+    let names = crate::addr::names(namespace, key);
+    Some(match at {
+        Address::Abstract(_) => format!("{names}/line"),
+        Address::Tcp(port) => format!("{names}/line/{port}"),
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn line_of(_: &str, _: &LockKey, _: &Address) -> Option<String> {
+    None
+}
+
+/// The answers of futures that run beside each other already, or begin to with their first poll.
+async fn join<F: Future + Unpin>(mut futures: Vec<F>) -> Vec<F::Output> {
+    let mut outputs: Vec<_> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|cx| {
+        for (future, output) in futures.iter_mut().zip(&mut outputs) {
+            if output.is_none()
+                && let std::task::Poll::Ready(answer) = std::pin::Pin::new(future).poll(cx)
+            {
+                *output = Some(answer);
+            }
+        }
+        if outputs.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    outputs.into_iter().flatten().collect()
+}

@@ -1,0 +1,201 @@
+//! The task of an elector: campaigns, holds, notices loss, gives back. It runs on the keeper, and it is the only writer of transitions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
+
+use super::pace::Pace;
+use super::{Leadership, Seat, Transition};
+use crate::clock::within;
+use crate::error::{BackendError, Error, Kind, Result};
+use crate::lock::{LockGuard, LockKey, Locks, Lost, NodeId, TryLock};
+
+/// What a handle asks of the task. It ends by itself when no handle is left.
+pub(super) enum Order {
+    /// End this term, and let somebody else have the next one.
+    StepDown(oneshot::Sender<Result<bool>>),
+    /// End this term and campaign no more.
+    Resign(oneshot::Sender<Result<bool>>),
+    /// Campaign no more; a term goes on for as long as somebody holds it.
+    Retire,
+}
+
+pub(super) struct Campaign {
+    pub(super) locks: Locks,
+    pub(super) key: LockKey,
+    pub(super) seat: Arc<Seat>,
+    pub(super) orders: UnboundedReceiver<Order>,
+    pub(super) transitions: UnboundedSender<Transition>,
+}
+
+/// Why a term is over.
+enum End {
+    Lost(Lost),
+    StepDown(oneshot::Sender<Result<bool>>),
+    Resign(Option<oneshot::Sender<Result<bool>>>),
+}
+
+impl Campaign {
+    pub(super) async fn run(mut self) {
+        let (mut pace, mut pause) = (Pace::default(), Duration::ZERO);
+        while let Some(guard) = self.follow(&mut pace, pause).await {
+            let leadership = Leadership::of(&guard);
+            let (fence, begun) = (leadership.fence(), self.locks.clock().lease_now());
+            self.seat.take(leadership.clone());
+            self.tell(Transition::Elected(leadership.clone()));
+            let (end, retired) = self.lead(&guard).await;
+            match end {
+                End::Lost(why) => {
+                    drop(guard);
+                    self.tell(Transition::Lost { fence, why });
+                    if retired {
+                        return;
+                    }
+                    let lasted = self.locks.clock().lease_now().saturating_since(begun);
+                    pause = pace.lost(why, lasted, self.locks.ttl());
+                }
+                End::StepDown(done) => {
+                    self.resign(guard, &leadership, Some(done)).await;
+                    if retired {
+                        return;
+                    }
+                    pause = Pace::HOLD_OFF;
+                }
+                End::Resign(done) => return self.resign(guard, &leadership, done).await,
+            }
+        }
+    }
+
+    /// Waits for the leadership. `None`: it is not wanted any more.
+    async fn follow(&mut self, pace: &mut Pace, pause: Duration) -> Option<LockGuard> {
+        let Self { locks, key, orders, transitions, .. } = self;
+        let done = {
+            let mut winning = std::pin::pin!(win(locks, key, transitions, pace, pause));
+            loop {
+                tokio::select! {
+                    biased;
+                    order = orders.recv() => match order {
+                        Some(Order::StepDown(done)) => drop(done.send(Ok(false))),
+                        Some(Order::Resign(done)) => break Some(done),
+                        Some(Order::Retire) | None => break None,
+                    },
+                    guard = &mut winning => return Some(guard),
+                }
+            }
+        };
+        // Only now: what the dropped attempt may have won is left to the reaper.
+        if let Some(done) = done {
+            drop(done.send(Ok(false)));
+        }
+        None
+    }
+
+    /// Holds the leadership until it is over, and says whether it is the last one.
+    async fn lead(&mut self, guard: &LockGuard) -> (End, bool) {
+        let mut retired = false;
+        let end = loop {
+            tokio::select! {
+                biased;
+                why = guard.lost() => break End::Lost(why),
+                order = self.orders.recv() => match order {
+                    Some(Order::StepDown(done)) => break End::StepDown(done),
+                    Some(Order::Resign(done)) => break End::Resign(Some(done)),
+                    Some(Order::Retire) => retired = true,
+                    None => break End::Resign(None),
+                },
+            }
+        };
+        (end, retired)
+    }
+
+    async fn resign(
+        &self,
+        guard: LockGuard,
+        leadership: &Leadership,
+        done: Option<oneshot::Sender<Result<bool>>>,
+    ) {
+        // Over here first: nobody in this process believes in it when the store hears of it.
+        leadership.give_up();
+        self.tell(Transition::Resigned { fence: leadership.fence() });
+        let released = guard.release().await.map(|_| true);
+        if let Some(done) = done {
+            drop(done.send(released));
+        }
+    }
+
+    fn tell(&self, transition: Transition) {
+        tell(&self.transitions, &self.key, transition);
+    }
+}
+
+fn tell(transitions: &UnboundedSender<Transition>, key: &LockKey, transition: Transition) {
+    tracing::debug!(%key, ?transition, "election");
+    // A reader that is gone wants to know nothing.
+    drop(transitions.send(transition));
+}
+
+/// Tries, watches, waits, until the lock is won. Dropping it gives back what it may have won.
+async fn win(
+    locks: &Locks,
+    key: &LockKey,
+    transitions: &UnboundedSender<Transition>,
+    pace: &mut Pace,
+    pause: Duration,
+) -> LockGuard {
+    let clock = locks.clock();
+    if !pause.is_zero() {
+        clock.sleep(pause).await;
+    }
+    let gate = locks.gate(key);
+    let _first_in_line = gate.lock().await;
+    let (mut watch, mut followed) = (None, None);
+    loop {
+        let wait = match locks.try_key(key.clone()).await {
+            Ok(TryLock::Won(guard)) => {
+                pace.won();
+                return guard;
+            }
+            Ok(TryLock::Busy(holder)) => {
+                let remaining = holder.as_ref().and_then(|holder| holder.remaining);
+                // What this node still has itself, of a term before, is being given back.
+                let leader = holder.map(|holder| holder.node);
+                if let Some(leader) = leader.filter(|leader| leader != locks.node())
+                    && followed.as_ref() != Some(&leader)
+                {
+                    followed = Some(leader.clone());
+                    tell(transitions, key, Transition::Follows { leader });
+                }
+                pace.busy(remaining, watch.is_some())
+            }
+            Err(error) => {
+                let error = cause(error);
+                let (wait, news) = pace.failed(&error);
+                if news {
+                    tell(transitions, key, Transition::Failed { error });
+                }
+                // Whoever leads may change while nobody can be asked.
+                followed = None::<NodeId>;
+                clock.sleep(wait).await;
+                continue;
+            }
+        };
+        let Some(watching) = &mut watch else {
+            // Watch first, then try again, then wait: a resignation in between must not be missed.
+            watch = locks.watch(key).await;
+            if watch.is_none() {
+                clock.sleep(wait).await;
+            }
+            continue;
+        };
+        within(&**clock, wait, watching.changed()).await;
+    }
+}
+
+fn cause(error: Error) -> BackendError {
+    match error {
+        Error::Backend { source, .. } => source,
+        other => BackendError::new(Kind::Misconfigured, other),
+    }
+}

@@ -1,0 +1,119 @@
+//! Whose turn it is: this node's always, or for as long as it leads its group.
+
+use std::future::pending;
+
+use crate::leader::{Elector, Hold, Leadership, Transition};
+use crate::lock::{Fence, LockKey, Locks};
+use crate::plan::Marks;
+
+/// What a scheduler knows of the leadership of its group.
+pub(super) struct Term {
+    elector: Elector,
+    /// The term that this node acts under, as far as it has heard.
+    leadership: Option<Leadership>,
+    /// How many runs were started in it.
+    runs: u64,
+    marks: Marks,
+    /// The elector campaigns no more, and all that it had to say was heard.
+    silent: bool,
+}
+
+/// What a run has of the term that it was started in.
+#[derive(Clone)]
+pub(super) struct Started {
+    pub(super) leadership: Leadership,
+    /// Where nothing but the leadership keeps others from starting what goes on here: its lock is not given back before the run ends.
+    pub(super) hold: Option<Hold>,
+}
+
+impl Started {
+    /// Whether the leadership is all that the run has.
+    pub(super) fn is_bare(&self) -> bool {
+        self.hold.is_some()
+    }
+}
+
+impl Term {
+    pub(super) fn campaign(locks: &Locks, group: LockKey) -> Self {
+        let marks = if locks.capabilities().marks { Marks::Stored } else { Marks::OfTheTerm };
+        // The limit is for runs: a leader may lead for as long as it lives.
+        let elector = Elector::of(&locks.unlimited(), group);
+        Self { elector, leadership: None, runs: 0, marks, silent: false }
+    }
+
+    pub(super) fn group(&self) -> &LockKey {
+        self.elector.key()
+    }
+
+    pub(super) fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    /// The next transition; pending for ever when there are no more.
+    pub(super) async fn next(&mut self) -> Transition {
+        if !self.silent {
+            if let Some(transition) = self.elector.next().await {
+                return transition;
+            }
+            self.silent = true;
+        }
+        pending().await
+    }
+
+    /// A transition that is there already.
+    pub(super) fn try_next(&mut self) -> Option<Transition> {
+        self.elector.try_next()
+    }
+
+    /// This node was elected. False where that is over already.
+    pub(super) fn begin(&mut self, leadership: Leadership) -> bool {
+        let goes_on = leadership.check().is_ok();
+        (self.leadership, self.runs) = (goes_on.then_some(leadership), 0);
+        goes_on
+    }
+
+    /// Whether a term that was believed in is over: asked before each step, since the news of it may still be on its way.
+    pub(super) fn is_over(&self) -> bool {
+        self.leadership.as_ref().is_some_and(|leadership| leadership.check().is_err())
+    }
+
+    pub(super) fn end(&mut self) {
+        self.leadership = None;
+    }
+
+    /// The fence that runs have, where it is that of the leadership.
+    pub(super) fn fence(&self) -> Option<Fence> {
+        let leadership = self.leadership.as_ref().filter(|_| self.marks == Marks::OfTheTerm);
+        leadership.map(Leadership::fence)
+    }
+
+    /// A run starts: what it has of this term, and its number.
+    pub(super) fn start(&mut self) -> Option<(Started, u64)> {
+        let leadership = self.leadership.clone()?;
+        if self.marks == Marks::Stored {
+            return Some((Started { leadership, hold: None }, 1)); // each has a fence of its own
+        }
+        self.runs += 1;
+        Some((Started { leadership, hold: Some(self.elector.hold()) }, self.runs))
+    }
+
+    /// No new term; the one that goes on goes on.
+    pub(super) fn retire(&self) {
+        self.elector.retire();
+    }
+
+    /// Gives the leadership back, and waits until the store knows.
+    pub(super) async fn resign(&self) {
+        if let Err(error) = self.elector.resign().await {
+            tracing::debug!(%error, "giving the leadership back takes longer");
+        }
+    }
+}
+
+/// The next transition of a group, where there is one.
+pub(super) async fn next(term: &mut Option<Term>) -> Transition {
+    match term {
+        Some(term) => term.next().await,
+        None => pending().await,
+    }
+}

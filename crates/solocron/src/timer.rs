@@ -1,0 +1,160 @@
+//! Waiting finer than a millisecond.
+//!
+//! tokio's timer is a wheel that turns in whole milliseconds and rounds up, so a sleep ends 1.1 ms late in the middle. A thread that
+//! waits on a condition variable is woken by the kernel's high-resolution timer instead. One such thread serves the process, for the
+//! last stretch of a sleep only: what is dropped earlier, as most timeouts are, never comes here.
+//!
+//! ```text
+//!   sleep_until(deadline) ──► tokio's timer ─── 2 ms before ───► this thread ─── at the deadline ───► the task
+//! ```
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long before its end a sleep should come here: tokio's rounding, and a moment for the task to be scheduled.
+pub(crate) const LAST_STRETCH: Duration = Duration::from_millis(2);
+
+/// Waits for `time`. `None`: the operating system gives no thread to wait on.
+pub(crate) fn wait(time: Duration) -> Option<Wait> {
+    Some(Wait { timer: Timer::of_this_process()?, at: Instant::now() + time, id: None })
+}
+
+/// Completes at its instant. Dropping it leaves nothing behind.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    timer: &'static Timer,
+    at: Instant,
+    id: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Timer {
+    waiting: Mutex<Waiting>,
+    /// Rung when a wait is earlier than the one the thread sleeps for.
+    earlier: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// By instant; the number tells waits of one instant apart.
+    by_instant: BTreeMap<(Instant, u64), Waker>,
+    last_id: u64,
+}
+
+impl Timer {
+    fn of_this_process() -> Option<&'static Self> {
+        static TIMER: OnceLock<Option<&'static Timer>> = OnceLock::new();
+        *TIMER.get_or_init(|| {
+            let timer: &'static Self = Box::leak(Box::default());
+            let thread = thread::Builder::new().name("solocron-timer".into());
+            thread.spawn(|| timer.serve()).ok().map(|_| timer)
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // No change of the map can panic halfway.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self) {
+        let mut waiting = self.lock();
+        loop {
+            let Some(first) = waiting.by_instant.first_entry() else {
+                waiting = self.earlier.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = first.key().0.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let waker = first.remove();
+                drop(waiting);
+                waker.wake();
+                waiting = self.lock();
+            } else {
+                waiting = match self.earlier.wait_timeout(waiting, left) {
+                    Ok((waiting, _)) => waiting,
+                    Err(poisoned) => poisoned.into_inner().0,
+                };
+            }
+        }
+    }
+}
+
+impl Future for Wait {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if Instant::now() >= self.at {
+            return Poll::Ready(());
+        }
+        let (timer, at) = (self.timer, self.at);
+        let mut waiting = timer.lock();
+        let id = *self.id.get_or_insert_with(|| {
+            waiting.last_id += 1;
+            waiting.last_id
+        });
+        waiting.by_instant.insert((at, id), context.waker().clone());
+        if waiting.by_instant.first_key_value().is_some_and(|(first, _)| *first == (at, id)) {
+            timer.earlier.notify_one();
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            let waker = self.timer.lock().by_instant.remove(&(self.at, id));
+            drop(waker); // outside the lock: it may be the last owner of a task
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use super::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(future)
+    }
+
+    #[test]
+    fn a_wait_ends_after_its_time_and_not_before() {
+        let begun = Instant::now();
+        block_on(wait(Duration::from_micros(300)).expect("a thread"));
+        assert!(begun.elapsed() >= Duration::from_micros(300));
+    }
+
+    #[test]
+    fn waits_end_in_the_order_of_their_instants() {
+        block_on(async {
+            let mut late = pin!(wait(Duration::from_millis(40)).expect("a thread"));
+            let mut early = pin!(wait(Duration::from_millis(5)).expect("a thread"));
+            // The later one is registered first: the thread must be woken for the earlier one.
+            poll_fn(|cx| {
+                assert!(late.as_mut().poll(cx).is_pending());
+                early.as_mut().poll(cx)
+            })
+            .await;
+            late.await;
+        });
+    }
+
+    #[test]
+    fn a_dropped_wait_leaves_nothing_behind() {
+        let timer = Timer::of_this_process().expect("a thread");
+        let id = block_on(async {
+            let mut wait = Box::pin(wait(Duration::from_secs(3600)).expect("a thread"));
+            poll_fn(|cx| Poll::Ready(assert!(wait.as_mut().poll(cx).is_pending()))).await;
+            wait.id.expect("it is registered")
+        });
+        assert!(!timer.lock().by_instant.keys().any(|(_, other)| *other == id));
+    }
+}

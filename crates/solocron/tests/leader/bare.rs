@@ -1,0 +1,215 @@
+//! The scheduler in leader mode, over a backend that keeps no marks: ticks are started by one leader, and claimed by nobody.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use solocron::lock::{Delivery, LockOptions, Locks, Lost};
+use solocron::trigger::Every;
+use solocron::{Cancelled, Context, Coordination, Error, Job, Outcome, Scheduler, What};
+use tokio::time::Instant;
+
+use super::support::{GROUP, Log, Member, Run, Said, TTL, World, group, job};
+
+const S: fn(u64) -> Duration = Duration::from_secs;
+
+#[tokio::test(start_paused = true)]
+async fn per_tick_is_refused_and_the_leader_is_named_instead() {
+    let node = World::without_marks().node("a");
+    let work = || Job::new("job", "@hourly", async |_: Context| ());
+    let refused = |error: Error, alternative: &str| {
+        let text = error.to_string();
+        assert!(matches!(error, Error::Lacks { need: "marks", .. }), "{text}");
+        assert!(text.contains(alternative), "{text}");
+    };
+    refused(
+        Scheduler::builder(node.locks.clone()).job(work()).build().unwrap_err(),
+        "Coordination::leader",
+    );
+    let again = work().delivery(Delivery::AtLeastOnce { max_attempts: 2 });
+    let led = Scheduler::builder(node.locks.clone()).coordination(Coordination::leader(GROUP));
+    refused(led.job(again).build().unwrap_err(), "at most once");
+    let led = Scheduler::builder(node.locks.clone()).coordination(Coordination::leader(GROUP));
+    led.job(work()).build().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_leader_starts_every_tick_and_its_runs_are_told_apart_by_number() {
+    for world in [World::without_marks(), World::without_marks().process_bound()] {
+        let log = Log::default();
+        let start = |name: &'static str, skew| {
+            Member::start(world.skewed(name, skew), name, &log, |scheduler| {
+                scheduler.job(job(name, &log, S(10), S(1)))
+            })
+        };
+        let members = [start("a", 0), start("b", 1_500), start("c", -1_500)];
+        tokio::time::sleep(S(200)).await;
+        let begun = log.begun();
+        assert!(begun.len() >= 19, "{begun:?}");
+        for (n, pair) in begun.windows(2).enumerate() {
+            let [(before, one), (after, two)] = pair else { unreachable!() };
+            assert_eq!(before, after);
+            assert_eq!(two.tick.duration_since(one.tick).as_secs(), 10);
+            assert_eq!((one.fence, one.number), (two.fence, n as u64 + 1));
+        }
+        let said = |what: &What| matches!(what, What::Claimed { .. });
+        assert!(!log.lines().iter().filter_map(|line| line.what()).any(said), "nothing is claimed");
+        for member in members {
+            member.stop().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_take_over_starts_after_its_own_beginning_with_a_higher_fence() {
+    let (world, log) = (World::without_marks(), Log::default());
+    let start = |name: &'static str| {
+        Member::start(world.node(name), name, &log, |scheduler| {
+            scheduler.job(job(name, &log, S(10), S(1)))
+        })
+    };
+    let a = start("a");
+    log.elected("a").await;
+    let b = start("b");
+    log.until("two runs", |line| matches!(line.said, Said::End(Run { number: 2, .. }))).await;
+    // Nine seconds after the start of a run: the next tick falls into the time without a leader.
+    tokio::time::sleep(S(8)).await;
+    a.node.tasks.kill();
+    let elected = log.elected("b").await;
+    let first = log
+        .until("its first run", |line| line.node == "b" && matches!(line.said, Said::Begin(_)))
+        .await;
+    let Said::Begin(run) = first.said else { unreachable!() };
+    assert_eq!(run.number, 1);
+    assert!(
+        first.at > elected.at && first.at - elected.at > S(1),
+        "not what was due before it led"
+    );
+    let last = log.begun().into_iter().rfind(|(node, _)| *node == "a").unwrap().1;
+    assert!(run.fence > last.fence);
+    assert_eq!(run.tick.duration_since(last.tick).as_secs(), 20, "one tick had no leader");
+    let forgot = |what: &What| matches!(what, What::Forgot { .. } | What::Missed { .. });
+    assert!(!log.lines().iter().filter_map(|line| line.what()).any(forgot));
+    b.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_gone_before_another_leader_can_start_one() {
+    let (world, log) = (World::without_marks(), Log::default());
+    let start = |name: &'static str| {
+        let (said, heard) = (log.clone(), log.clone());
+        // Deaf: it does not look at its cancellation.
+        let work = move |ctx: Context| {
+            let said = said.clone();
+            async move {
+                struct Gone(Log, &'static str, Run);
+                impl Drop for Gone {
+                    fn drop(&mut self) {
+                        self.0.say(self.1, Said::End(self.2));
+                    }
+                }
+                let run = Run { tick: ctx.tick(), fence: ctx.fence(), number: ctx.run_number() };
+                said.say(name, Said::Begin(run));
+                let _gone = Gone(said, name, run);
+                std::future::pending::<()>().await;
+            }
+        };
+        Member::start(world.node(name), name, &heard, |scheduler| {
+            scheduler.job(Job::new("job", Every::new(S(10)).unwrap(), work))
+        })
+    };
+    let a = start("a");
+    log.elected("a").await;
+    let _b = start("b");
+    log.until("a run", |line| matches!(line.said, Said::Begin(_))).await;
+    a.node.link.set_cut(true);
+    let gone = log.until("its end", |line| matches!(line.said, Said::End(_))).await;
+    let elected = log.elected("b").await;
+    assert!(gone.at < elected.at, "{:?} before it ended", gone.at - elected.at);
+    let why = Cancelled::LeadershipLost(Lost::Expired);
+    log.until("the report", |line| {
+        matches!(line.what(), Some(What::Finished { outcome, .. }) if *outcome == Outcome::Cancelled(why))
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ticks_that_fall_into_a_run_are_skipped_within_a_term() {
+    let (world, log) = (World::without_marks(), Log::default());
+    let a = Member::start(world.node("a"), "a", &log, |scheduler| {
+        scheduler.job(job("a", &log, S(10), S(25)))
+    });
+    tokio::time::sleep(S(120)).await;
+    for pair in log.begun().windows(2) {
+        assert_eq!(pair[1].1.tick.duration_since(pair[0].1.tick).as_secs(), 30);
+    }
+    assert!(log.lines().iter().any(|line| matches!(line.what(), Some(What::Overlapped { .. }))));
+    a.stop().await;
+}
+
+/// On real time: what blocks a thread knows no virtual one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocked_run_of_before_is_not_doubled_by_its_own_process_and_keeps_the_lock_until_it_ends()
+ {
+    let world = World::without_marks();
+    let memory = world.memory.clone();
+    let node = world.node("a");
+    let options = LockOptions::default().ttl(TTL);
+    let locks = Locks::builder(node.link.clone()).options(options).build().unwrap();
+    let (begun, starts) = mpsc::channel();
+    let (let_go, wait) = mpsc::channel::<()>();
+    let (wait, inside) = (Arc::new(Mutex::new(wait)), Arc::new(AtomicUsize::new(0)));
+    let work = move |ctx: Context| {
+        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two runs at a time");
+        begun.send((ctx.fence(), ctx.run_number())).unwrap();
+        wait.lock().unwrap().recv().unwrap(); // and looks at nothing
+        inside.fetch_sub(1, Ordering::SeqCst);
+        let told = ctx.checkpoint();
+        begun.send((ctx.fence(), 0)).unwrap();
+        told
+    };
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let scheduler = Scheduler::builder(locks)
+        .coordination(Coordination::leader(GROUP))
+        .drain(Duration::from_millis(50))
+        .observe(move |event| drop(told.send(event.what.clone())))
+        .job(Job::blocking("job", Every::new(Duration::from_millis(50)).unwrap(), work))
+        .build()
+        .unwrap();
+    let stopper = scheduler.stopper();
+    let running = tokio::spawn(scheduler.run_until(std::future::pending::<()>()));
+    let next = || {
+        let starts = &starts;
+        tokio::task::block_in_place(|| starts.recv_timeout(S(60)).expect("a run"))
+    };
+    let elected = async |heard: &mut tokio::sync::mpsc::UnboundedReceiver<What>| loop {
+        if let What::Elected { fence } = heard.recv().await.expect("it goes on") {
+            return fence;
+        }
+    };
+    let first_term = elected(&mut heard).await;
+    assert_eq!(next(), (first_term, 1));
+    // Deposed and elected again, while its run blocks.
+    memory.expire(&group());
+    let second_term = elected(&mut heard).await;
+    assert!(second_term > first_term);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(starts.try_recv().is_err(), "six ticks were due, and the run of before goes on");
+    let_go.send(()).unwrap();
+    assert_eq!(next(), (first_term, 0), "it still has the fence of its own term");
+    assert_eq!(next(), (second_term, 1));
+    // Stopped while a run blocks: the scheduler ends, the lock does not.
+    stopper.stop();
+    stopper.stop();
+    tokio::time::timeout(S(60), running).await.expect("bounded").unwrap().unwrap();
+    let held = || memory.record(&group()).unwrap().holder(jiff::Timestamp::now(), true).is_some();
+    tokio::time::sleep(TTL / 10).await;
+    assert!(held(), "nothing else keeps others from running the same");
+    let_go.send(()).unwrap();
+    assert_eq!(next(), (second_term, 0));
+    let until = Instant::now() + S(60);
+    while held() {
+        assert!(Instant::now() < until, "given back when it has ended");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,7 @@
+//! Leaders over the memory backend: most of it on virtual time, with nodes whose clocks are wrong.
+
+mod bare;
+mod elector;
+mod plan;
+mod scheduler;
+mod support;
