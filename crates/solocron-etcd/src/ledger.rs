@@ -41,7 +41,11 @@ struct Book {
 #[derive(Debug)]
 enum Entry {
     /// This many calls are under way.
-    Asking { lock_key: Vec<u8>, calls: u32, deleted: i64 },
+    Asking {
+        lock_key: Vec<u8>,
+        calls: u32,
+        deleted: i64,
+    },
     Held(Arc<Lease>),
     Over(LeaseInstant),
 }
@@ -110,10 +114,7 @@ impl Ledger {
 
     /// Whether an acquisition with this nonce is under way, or has won.
     pub(crate) fn knows(&self, nonce: Nonce) -> bool {
-        matches!(
-            self.book().entries.get(&nonce),
-            Some(Entry::Asking { .. } | Entry::Held(_))
-        )
+        matches!(self.book().entries.get(&nonce), Some(Entry::Asking { .. } | Entry::Held(_)))
     }
 
     /// Whether somebody here holds this lock key.

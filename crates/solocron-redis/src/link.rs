@@ -260,7 +260,8 @@ impl Link {
     /// A message for this node.
     pub(crate) fn heard(self: &Arc<Self>, payload: Option<&Value>) {
         let Ok(slug) = reply::text(payload, "message") else { return };
-        if !self.waiters.woken(slug) {
+        // An empty one is the trial of a new connection.
+        if !slug.is_empty() && !self.waiters.woken(slug) {
             waiters::leave(self, slug, "", true);
         }
     }

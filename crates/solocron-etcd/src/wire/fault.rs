@@ -109,10 +109,7 @@ impl Fault {
                     "what answers at {endpoint} does not speak etcd's protocol ({}): check port and scheme",
                     chain(status)
                 );
-                Self {
-                    elsewhere: true,
-                    ..Self::new(BackendError::new(Kind::Misconfigured, why))
-                }
+                Self { elsewhere: true, ..Self::new(BackendError::new(Kind::Misconfigured, why)) }
             }
             _ => Self::broken(endpoint, &chain(status)),
         }
@@ -145,12 +142,20 @@ impl Fault {
 
 /// HTTP/2 frames that are none: an HTTP/1 server, TLS without TLS, some other protocol.
 fn not_etcd(chain: &str) -> bool {
-    ["frame with invalid size", "PROTOCOL_ERROR", "FRAME_SIZE_ERROR", "invalid content-type", "HTTP/1"]
-        .iter()
-        .any(|sign| chain.contains(sign))
+    [
+        "frame with invalid size",
+        "PROTOCOL_ERROR",
+        "FRAME_SIZE_ERROR",
+        "invalid content-type",
+        "HTTP/1",
+    ]
+    .iter()
+    .any(|sign| chain.contains(sign))
 }
 
-fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+fn sources<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(error.source(), |&error| error.source())
 }
 
@@ -203,7 +208,11 @@ mod tests {
             (Code::Unimplemented, "unknown service", Kind::Misconfigured, "endpoint"),
         ] {
             let fault = Fault::of(&Error::GRpcStatus(tonic::Status::new(code, message)), "e");
-            assert_eq!((fault.error.kind(), fault.error.effect()), (kind, Effect::None), "{message}");
+            assert_eq!(
+                (fault.error.kind(), fault.error.effect()),
+                (kind, Effect::None),
+                "{message}"
+            );
             let text = fault.error.to_string();
             assert!(text.contains(message) && text.contains(advice), "{text}");
         }

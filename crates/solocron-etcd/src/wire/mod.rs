@@ -296,15 +296,10 @@ impl Wire {
         }
     }
 
-    async fn once<'a, T>(
-        &self,
-        at: At,
-        make: &impl Fn(Client) -> Call<'a, T>,
-    ) -> Result<T, Fault> {
+    async fn once<'a, T>(&self, at: At, make: &impl Fn(Client) -> Call<'a, T>) -> Result<T, Fault> {
         let client = self.client(at).await?;
-        let answer = async {
-            make(client).await.map_err(|error| Fault::of(&error, self.endpoint(at)))
-        };
+        let answer =
+            async { make(client).await.map_err(|error| Fault::of(&error, self.endpoint(at))) };
         self.bounded(at, answer).await
     }
 }
@@ -330,4 +325,3 @@ fn both(answer: &TxnResponse) -> impl Iterator<Item = Both> + use<> {
 fn seconds_of(ttl: i64) -> Duration {
     Duration::from_secs(u64::try_from(ttl).unwrap_or(0))
 }
-

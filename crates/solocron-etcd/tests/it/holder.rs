@@ -11,7 +11,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Starts one, and returns when it holds the lock. It dies with what this returns.
 pub(crate) fn start(endpoint: &str, namespace: &str, key: &str, ttl: Duration) -> Member {
     let role = format!("{endpoint} {namespace} {} {key}", ttl.as_secs());
-    let mut holder = Member::start("holder", this_test("holder::is_a_holder", &role).unwrap()).unwrap();
+    let mut holder =
+        Member::start("holder", this_test("holder::is_a_holder", &role).unwrap()).unwrap();
     holder.expect("held", PATIENCE).unwrap();
     holder
 }
@@ -26,7 +27,8 @@ fn is_a_holder() {
         let backend = EtcdBackend::builder(namespace, [endpoint]).build().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let locks = Locks::builder(backend).options(LockOptions::default().ttl(ttl)).build().unwrap();
+            let locks =
+                Locks::builder(backend).options(LockOptions::default().ttl(ttl)).build().unwrap();
             let guard = locks.lock(key, PATIENCE).await.unwrap();
             reply(format_args!("held {}", guard.fence())).unwrap();
             parent.next();

@@ -246,10 +246,12 @@ async fn a_server_busy_with_somebodys_script_is_unavailable() {
 
 #[tokio::test]
 async fn a_server_that_is_loading_is_unavailable() {
-    let server = Arc::new(RedisServer::builder()
+    let server = Arc::new(
+        RedisServer::builder()
             .set("key-load-delay", "2000")
             .set("loading-process-events-interval-bytes", "1024")
-            .start());
+            .start(),
+    );
     for n in 0..1000 {
         must(&server, &["SET", &format!("filler-{n}"), "x"]);
     }
@@ -362,7 +364,7 @@ async fn what_is_no_redis_is_misconfigured_or_unavailable_and_said_in_time() {
         .build()
         .unwrap();
     let error = attempt(&backend, &plain("report")).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    assert!(error.kind().is_transient() && error.effect() == Effect::None, "{error}");
 }
 
 /// Every byte of an answer may be the last one that gets through: the same nonce then finds its own grant.

@@ -85,9 +85,9 @@ impl Harness for Store {
     }
 
     fn link(&self) -> Option<(Proxy, RedisBackend)> {
-        let proxy = Proxy::start(self.server().address());
+        let proxy = Proxy::start(self.server.address());
         let url = format!("redis://{}", proxy.address());
-        let backend = client(&url, &self.namespace).build().expect("a good url");
+        let backend = client(&url).build().expect("a good url");
         Some((proxy, backend))
     }
 }

@@ -67,7 +67,11 @@ async fn a_stopped_holder_keeps_its_lock_and_is_no_stranger() {
         else {
             panic!("held")
         };
-        assert_eq!(named.is_some(), place.state.is_some(), "the record names it; the socket cannot");
+        assert_eq!(
+            named.is_some(),
+            place.state.is_some(),
+            "the record names it; the socket cannot"
+        );
         holder.cont().unwrap();
         holder.send("release").unwrap();
         assert_eq!(says(&mut holder), "released");

@@ -22,7 +22,9 @@ fn locks(place: &Place) -> Locks {
 }
 
 /// A waiter of this process, that certainly waits.
-async fn waiting(place: &Place) -> tokio::task::JoinHandle<solocron::Result<solocron::lock::LockGuard>> {
+async fn waiting(
+    place: &Place,
+) -> tokio::task::JoinHandle<solocron::Result<solocron::lock::LockGuard>> {
     let other = locks(place);
     let waiter = tokio::spawn(async move { other.lock("shared", PATIENCE).await });
     let mut watch = place.open().watch(&key("shared")).await.unwrap().unwrap();
@@ -106,7 +108,12 @@ async fn the_death_of_whoever_serves_the_line_lets_nobody_down() {
     assert_eq!(says(&mut first), "ready");
     first.send("take").unwrap();
     let line = format!("@solocron/{}/", place.namespace);
-    let served = || std::fs::read_to_string("/proc/net/unix").unwrap().lines().any(|socket| socket.contains(&line) && socket.ends_with("/line"));
+    let served = || {
+        std::fs::read_to_string("/proc/net/unix")
+            .unwrap()
+            .lines()
+            .any(|socket| socket.contains(&line) && socket.ends_with("/line"))
+    };
     while !served() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -134,7 +141,12 @@ async fn a_stopped_waiter_does_not_stop_those_behind_it() {
     assert_eq!(says(&mut first), "ready");
     first.send("take").unwrap();
     let line = format!("@solocron/{}/", place.namespace);
-    let served = || std::fs::read_to_string("/proc/net/unix").unwrap().lines().any(|socket| socket.contains(&line) && socket.ends_with("/line"));
+    let served = || {
+        std::fs::read_to_string("/proc/net/unix")
+            .unwrap()
+            .lines()
+            .any(|socket| socket.contains(&line) && socket.ends_with("/line"))
+    };
     while !served() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -154,7 +166,10 @@ async fn a_waiter_that_gives_up_is_not_in_the_way() {
         let held = win(&place.open(), &plain("shared")).await;
         for _ in 0..20 {
             let gone = locks(&place).lock("shared", Duration::from_millis(5)).await;
-            assert!(matches!(gone, Err(solocron::Error::TimedOut { holder: Some(_), .. })), "{gone:?}");
+            assert!(
+                matches!(gone, Err(solocron::Error::TimedOut { holder: Some(_), .. })),
+                "{gone:?}"
+            );
         }
         let waiter = waiting(&place).await;
         let begun = Instant::now();
