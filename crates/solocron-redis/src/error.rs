@@ -67,6 +67,9 @@ fn code(error: &RedisError) -> Option<String> {
 }
 
 fn said(error: &RedisError) -> String {
+    if let (Some(code), Some(detail)) = (error.code(), error.detail()) {
+        return format!("{code} {detail}");
+    }
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
@@ -116,7 +119,9 @@ fn by_code(code: &str, text: &str) -> (Kind, &'static str) {
         _ if has("WRONGTYPE") => by_code("WRONGTYPE", ""),
         _ if has("OOM command not allowed") => by_code("OOM", ""),
         _ if has("READONLY") => by_code("READONLY", ""),
-        _ if has("can't access") || has("no permissions") => by_code("NOPERM", ""),
+        _ if has("can't access") || has("can't run this command") || has("no permissions") => {
+            by_code("NOPERM", "")
+        }
         _ if has("invalid password") || has("without any password configured") => {
             by_code("NOAUTH", "")
         }

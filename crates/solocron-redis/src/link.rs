@@ -36,8 +36,8 @@ pub(crate) struct Link {
     memory: Memory,
     waiters: Waiters,
     state: Mutex<State>,
-    /// Counts attempts to connect that have ended.
-    attempts: watch::Sender<u64>,
+    /// How the last attempt to connect has ended.
+    attempts: watch::Sender<Option<BackendError>>,
     bell: Arc<Notify>,
     doubting: AtomicBool,
 }
@@ -48,6 +48,8 @@ struct State {
     pid: u32,
     phase: Phase,
     sessions: u64,
+    /// The last connection that was lost, perhaps before it was up.
+    lost: u64,
     supervised: bool,
 }
 
@@ -80,9 +82,10 @@ impl Link {
                 pid: std::process::id(),
                 phase: Phase::Connecting,
                 sessions: 0,
+                lost: 0,
                 supervised: false,
             }),
-            attempts: watch::Sender::new(0),
+            attempts: watch::Sender::new(None),
             bell: Arc::default(),
             doubting: AtomicBool::new(false),
         })
@@ -121,6 +124,7 @@ impl Link {
                 pid,
                 phase: Phase::Connecting,
                 sessions: state.sessions,
+                lost: state.lost,
                 supervised: false,
             };
         }
@@ -134,32 +138,30 @@ impl Link {
             let mut state = self.state();
             match &state.phase {
                 Phase::Up(session) => return Ok(session.clone()),
-                Phase::Down { error, not_before }
-                    if !error.kind().is_transient() && Instant::now() < *not_before =>
-                {
+                Phase::Down { error, not_before } if Instant::now() < *not_before => {
                     return Err(error.clone());
                 }
-                _ => {}
+                Phase::Down { .. } => self.bell.notify_one(),
+                Phase::Connecting => {}
             }
             !std::mem::replace(&mut state.supervised, true)
         };
         if supervise {
             self.supervise()?;
         }
-        self.bell.notify_one();
         let limit = self.settings.request_timeout;
         let ended = tokio::time::timeout(limit, attempts.changed()).await;
-        match (&self.state().phase, ended) {
-            (Phase::Up(session), _) => Ok(session.clone()),
-            (Phase::Down { error, .. }, _) => Err(error.clone()),
-            (Phase::Connecting, _) => {
-                let why = format!(
-                    "redis {} is not connected after {limit:?}: see the server and the network",
-                    self.settings.address
-                );
-                Err(BackendError::new(Kind::Unavailable, why))
-            }
+        if let Phase::Up(session) = &self.state().phase {
+            return Ok(session.clone());
         }
+        let failure = if ended.is_ok() { attempts.borrow().clone() } else { None };
+        Err(failure.unwrap_or_else(|| {
+            let why = format!(
+                "redis {} is not connected after {limit:?}: see the server and the network",
+                self.settings.address
+            );
+            BackendError::new(Kind::Unavailable, why)
+        }))
     }
 
     /// Keeps the connection up from now on, for as long as anybody has this link.
@@ -190,8 +192,10 @@ impl Link {
     /// The number of a connection to be made; `None` where one is up.
     fn next_session(&self) -> Option<u64> {
         let mut state = self.state();
-        if matches!(state.phase, Phase::Up(_)) {
-            return None;
+        match state.phase {
+            Phase::Up(_) => return None,
+            Phase::Down { not_before, .. } if Instant::now() < not_before => return None,
+            Phase::Down { .. } | Phase::Connecting => {}
         }
         state.sessions += 1;
         state.phase = Phase::Connecting;
@@ -205,7 +209,12 @@ impl Link {
         pause: &mut Patience,
     ) -> Option<Duration> {
         let mut wait = None;
+        let failure = outcome.as_ref().err().cloned();
         let phase = match outcome {
+            Ok(session) if session.number == self.state().lost => {
+                wait = Some(Duration::ZERO);
+                Phase::Connecting
+            }
             Ok(session) => {
                 *pause = Self::FIRST;
                 Phase::Up(session)
@@ -225,13 +234,12 @@ impl Link {
                 Phase::Down { error, not_before }
             }
         };
-        let up = matches!(phase, Phase::Up(_));
-        self.state().phase = phase;
-        self.attempts.send_modify(|count| *count += 1);
-        if up {
-            // Whatever was published meanwhile is lost, and so may be our places in line.
+        if matches!(&phase, Phase::Up(session) if session.number > 1) {
+            // Whatever was published meanwhile is lost, and so may be our places in line. Before anybody gets in line again.
             self.waiters.all_woken();
         }
+        self.state().phase = phase;
+        self.attempts.send_replace(failure);
         wait
     }
 
@@ -239,6 +247,7 @@ impl Link {
     pub(crate) fn lost(&self, number: u64) {
         {
             let mut state = self.state();
+            state.lost = state.lost.max(number);
             match &state.phase {
                 Phase::Up(session) if session.number == number => state.phase = Phase::Connecting,
                 _ => return,
@@ -251,7 +260,8 @@ impl Link {
     /// A message for this node.
     pub(crate) fn heard(self: &Arc<Self>, payload: Option<&Value>) {
         let Ok(slug) = reply::text(payload, "message") else { return };
-        if !self.waiters.woken(slug) {
+        // An empty one is the trial of a new connection.
+        if !slug.is_empty() && !self.waiters.woken(slug) {
             waiters::leave(self, slug, "", true);
         }
     }
@@ -304,8 +314,8 @@ impl Link {
         call: &Call,
         replicas: u32,
     ) -> Result<(Value, u32), BackendError> {
-        // Waiting for replicas ends well before the request does, so that there is an answer.
-        let limit = self.settings.request_timeout / 2;
+        // Waiting for replicas ends well before the request does, also where the script must be sent twice, so that there is an answer.
+        let limit = self.settings.request_timeout / 4;
         let sending = async {
             let short = command("EVALSHA", script.hash(), call);
             match session.send_and_replicate(&short, replicas, limit).await {

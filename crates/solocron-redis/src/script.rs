@@ -53,6 +53,12 @@ script!(
     LEAVE, "stop waiting for locks", ["leave.lua"]
 );
 script!(
+    /// Checks the right to wake others.
+    READY,
+    "wake waiters",
+    ["ready.lua"]
+);
+script!(
     /// Writes a note.
     NOTE, "write a note", ["note.lua"]
 );

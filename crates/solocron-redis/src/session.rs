@@ -27,8 +27,8 @@ use crate::config::Settings;
 use crate::error::{self, Sent};
 use crate::link::{Link, command};
 use crate::reply;
-use crate::script;
-use crate::wire;
+use crate::script::{self, Script};
+use crate::wire::{self, Call};
 
 /// A connection that is up.
 #[derive(Debug, Clone)]
@@ -100,62 +100,70 @@ fn tcp(limit: Duration) -> TcpSettings {
 impl Session {
     /// Connects, looks the server over, confirms the epoch and subscribes.
     pub(crate) async fn open(link: &Arc<Link>, number: u64) -> Result<Self, BackendError> {
-        let settings = link.settings();
-        let limit = settings.request_timeout;
-        let work = async {
-            let doing = "connect";
-            let mut pushes = true;
-            let main =
-                match dial(settings, ProtocolVersion::RESP3, Some((Arc::downgrade(link), number)))
-                    .await
-                {
-                    Err(error) if error::speaks_no_resp3(&error) => {
-                        pushes = false;
-                        dial(settings, ProtocolVersion::RESP2, None).await
-                    }
-                    other => other,
-                };
-            let main = main.map_err(|error| error::failed(settings, doing, &error, Sent::No))?;
-            let said = Said::of(settings, &main).await?;
-            let run = if settings.trusted { String::new() } else { said.run };
-            let mut session =
-                Self { number, run: run.into(), main, grants: None, _subscriber: None };
-            if settings.replicas > 0 {
-                let grants = dial(settings, session.protocol(pushes), None).await;
-                session.grants =
-                    Some(grants.map_err(|error| error::failed(settings, doing, &error, Sent::No))?);
-            }
-            // Before subscribing: whoever else listens to this namespace has been here before.
-            session.confirm(link).await?;
-            if pushes {
-                for channel in link.channels() {
-                    let subscribed = session.main.subscribe(channel).await;
-                    subscribed
-                        .map_err(|error| error::failed(settings, "subscribe", &error, Sent::No))?;
-                }
-            } else {
-                let subscriber = subscribe(link, number).await;
-                let subscriber = subscriber
-                    .map_err(|error| error::failed(settings, "subscribe", &error, Sent::No))?;
-                session._subscriber = Some(Arc::new(subscriber));
-            }
-            Ok(session)
-        };
-        match tokio::time::timeout(limit * 2, work).await {
+        let limit = link.settings().request_timeout * 2;
+        match tokio::time::timeout(limit, Self::opening(link, number)).await {
             Ok(outcome) => outcome,
             Err(_) => {
+                let address = &link.settings().address;
                 let why = format!(
-                    "failed to connect to redis {}: no answer within {:?}: see the server and the network",
-                    settings.address,
-                    limit * 2
+                    "failed to connect to redis {address}: no answer within {limit:?}: see the server and the network"
                 );
                 Err(BackendError::new(Kind::Unavailable, why))
             }
         }
     }
 
-    fn protocol(&self, pushes: bool) -> ProtocolVersion {
-        if pushes { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 }
+    async fn opening(link: &Arc<Link>, number: u64) -> Result<Self, BackendError> {
+        let settings = link.settings();
+        let failed = |doing: &'static str| {
+            move |error: RedisError| error::failed(settings, doing, &error, Sent::No)
+        };
+        let mut protocol = ProtocolVersion::RESP3;
+        let main = match dial(settings, protocol, Some((Arc::downgrade(link), number))).await {
+            Err(error) if error::speaks_no_resp3(&error) => {
+                protocol = ProtocolVersion::RESP2;
+                dial(settings, protocol, None).await
+            }
+            other => other,
+        };
+        let main = main.map_err(failed("connect"))?;
+        let run = Said::of(settings, &main).await?.run;
+        let mut grants = None;
+        if settings.replicas > 0 {
+            let second = dial(settings, protocol, None).await.map_err(failed("connect"))?;
+            if Said::of(settings, &second).await?.run != run {
+                let why = format!(
+                    "redis {} was replaced while we connected: trying again",
+                    settings.address
+                );
+                return Err(BackendError::new(Kind::Unavailable, why));
+            }
+            grants = Some(second);
+        }
+        let run = if settings.trusted { "".into() } else { run.into() };
+        let mut session = Self { number, run, main, grants, _subscriber: None };
+        // Before subscribing: whoever else listens to this namespace has been here before.
+        let call = wire::open(&settings.names, &session.run, link.memory().known());
+        let answer =
+            session.tell(&script::OPEN, &call).await.map_err(failed(script::OPEN.doing))?;
+        link.learn(wire::opened(&reply::array(answer, "epoch")?)?);
+        let channels = link.channels();
+        if protocol == ProtocolVersion::RESP3 {
+            for channel in &channels {
+                session.main.subscribe(channel).await.map_err(failed("subscribe"))?;
+            }
+        } else {
+            let subscriber = subscribe(link, number).await.map_err(failed("subscribe"))?;
+            session._subscriber = Some(Arc::new(subscriber));
+        }
+        let call = wire::ready(&settings.names, &channels[0]);
+        session.tell(&script::READY, &call).await.map_err(failed(script::READY.doing))?;
+        Ok(session)
+    }
+
+    /// Sends a script whole: nobody knows yet whether the server has it.
+    async fn tell(&self, script: &Script, call: &Call) -> redis::RedisResult<Value> {
+        self.send(&command("EVAL", script.source(), call)).await
     }
 
     /// Sends one command. Server errors are errors.
@@ -186,16 +194,6 @@ impl Session {
             Value::Int(have) => Ok((answer, u32::try_from(have).unwrap_or(0))),
             _ => Ok((answer, 0)),
         }
-    }
-
-    async fn confirm(&self, link: &Link) -> Result<(), BackendError> {
-        let settings = link.settings();
-        let call = wire::open(&settings.names, &self.run, link.memory().known());
-        let answer = self.send(&command("EVAL", script::OPEN.source(), &call)).await;
-        let answer = answer
-            .map_err(|error| error::failed(settings, script::OPEN.doing, &error, Sent::No))?;
-        link.learn(wire::opened(&reply::array(answer, "epoch")?)?);
-        Ok(())
     }
 }
 
@@ -298,6 +296,19 @@ impl Said {
 #[cfg(feature = "tls")]
 impl crate::config::RedisTls {
     fn client(&self, info: redis::ConnectionInfo) -> redis::RedisResult<Client> {
+        // Read without a complaint, it would trust nobody.
+        const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+        if self
+            .authority
+            .as_ref()
+            .is_some_and(|pem| !pem.windows(BEGIN.len()).any(|window| window == BEGIN))
+        {
+            return Err((
+                redis::ErrorKind::InvalidClientConfig,
+                "the authority is no PEM certificate",
+            )
+                .into());
+        }
         // rustls needs one provider for the process and panics without; whoever chose one before us keeps it.
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             let _ = rustls::crypto::ring::default_provider().install_default();

@@ -55,6 +55,14 @@ fn epoch(names: &Names, run: &str, known: String) -> Call {
     call
 }
 
+/// Tries whether others can be woken.
+pub(crate) fn ready(names: &Names, channel: &str) -> Call {
+    let mut call = Call::default();
+    call.key(names.waiters(""));
+    call.argument(channel);
+    call
+}
+
 /// The epoch, of the answers that begin with it.
 pub(crate) fn opened(words: &[Value]) -> reply::Result<&str> {
     reply::text(words.first(), "epoch")

@@ -89,7 +89,7 @@ end
 -- Whether somebody holds the lock, whatever else is wrong with it.
 local function taken(key)
   local ok, held = pcall(function()
-    return holder(redis.call('HGET', key, 'h') or nil)
+    return holder(redis.call('HMGET', key, 'h')[1])
   end)
   return ok and held and held.till > now
 end
