@@ -105,13 +105,14 @@ impl RedisBackend {
             replies.push(reply);
         }
         if replicas < settings.replicas {
-            self.give_back(requests, &mut replies, replicas).await;
+            self.hold_back(requests, &mut replies, replicas);
         }
         Ok(replies)
     }
 
-    /// Too few replicas have what was granted: nothing was.
-    async fn give_back(
+    /// Too few replicas have what was granted. Not revoked here: grants travel on a connection of their own, and a revocation could
+    /// overtake a second copy of the request, or come after it. The core asks again, which waits again, or revokes in the end.
+    fn hold_back(
         &self,
         requests: &[Request],
         replies: &mut [Result<Reply<RedisLease>, BackendError>],
@@ -119,18 +120,13 @@ impl RedisBackend {
     ) {
         let wanted = self.0.settings().replicas;
         for (request, reply) in requests.iter().zip(replies) {
-            if !matches!(reply, Ok(Reply::Won(_))) {
-                continue;
+            if matches!(reply, Ok(Reply::Won(_))) {
+                let why = format!(
+                    "only {replicas} of {wanted} replicas have the grant of lock {}: start replicas, or ask for fewer",
+                    request.key
+                );
+                *reply = Err(BackendError::new(Kind::Unavailable, why).effect_unknown());
             }
-            let why = format!(
-                "only {replicas} of {wanted} replicas have the grant of lock {}: start replicas, or ask for fewer",
-                request.key
-            );
-            let error = BackendError::new(Kind::Unavailable, why);
-            *reply = Err(match self.revoke(&request.key, request.nonce, MarkAfter::Undo).await {
-                Ok(_) => error,
-                Err(_) => error.effect_unknown(),
-            });
         }
     }
 

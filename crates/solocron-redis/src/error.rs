@@ -46,8 +46,10 @@ pub(crate) fn caught(settings: &Settings, doing: &str, text: &str) -> BackendErr
 
 /// Whether the server at the other end is not the one that takes writes: look for another one.
 pub(crate) fn is_elsewhere(error: &RedisError) -> bool {
+    // Older servers wrap what a script threw into an error of their own.
     code(error)
         .is_some_and(|code| matches!(code.as_str(), "READONLY" | "MASTERDOWN" | "MOVED" | "ASK"))
+        || ["READONLY", "MASTERDOWN"].iter().any(|word| error.to_string().contains(word))
 }
 
 /// Whether RESP3 may be the reason.
@@ -101,6 +103,7 @@ fn by_code(code: &str, text: &str) -> (Kind, &'static str) {
         "NOREPLICAS" => {
             (Kind::Unavailable, "it has fewer replicas than min-replicas-to-write: start them")
         }
+        "FULL" => (Kind::Unavailable, "see why so many requests time out; trying again"),
         "MISCONF" => (Kind::Unavailable, "it refuses writes because it cannot save: see its disk"),
         "NOAUTH" | "WRONGPASS" | "DENIED" => {
             (Kind::Denied, "check the user and the password, and protected-mode")

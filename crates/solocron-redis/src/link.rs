@@ -120,13 +120,15 @@ impl Link {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = std::process::id();
         if state.pid != pid {
-            *state = State {
+            let child = State {
                 pid,
                 phase: Phase::Connecting,
                 sessions: state.sessions,
                 lost: state.lost,
                 supervised: false,
             };
+            // The parent's connection is not ours to close, and its runtime is not in here.
+            std::mem::forget(std::mem::replace(&mut *state, child));
         }
         state
     }
@@ -383,8 +385,8 @@ impl Link {
         let (link, session) = (Arc::clone(self), session.clone());
         let asking = async move {
             let ping = redis::cmd("PING");
-            let answer =
-                tokio::time::timeout(link.settings.request_timeout, session.send(&ping)).await;
+            let limit = link.settings.request_timeout;
+            let answer = tokio::time::timeout(limit, session.answers(&ping)).await;
             link.doubting.store(false, Ordering::Release);
             if answer.is_err() {
                 link.lost(session.number);

@@ -81,8 +81,12 @@ local function acquire(key, at)
     fields[7], fields[8], fields[9], fields[10] = 'p', m, 'q', nonce
   end
   fields[4] = table.concat({nonce, text(till), text(now), text(attempt), claimed, node}, ' ')
-  redis.call('HSET', key, unpack(fields))
   if not (m or n) then
+    -- First, so that a user who may not do this has granted nothing yet.
+    keep(key, m, n, till)
+  end
+  redis.call('HSET', key, unpack(fields))
+  if new(got) then
     keep(key, m, n, till)
   end
   return {'won', text(fence), text(attempt), previous, s or '', n or ''}

@@ -8,7 +8,9 @@
 --   r   last released nonce, x refused nonces: nonce until_us,...
 --   n   note: version body
 local VERSION = '1'
-local MAX_REFUSED = 16
+-- So many within a minute; more are not taken on, since none of these may be forgotten: acquisitions and revocations can come in over
+-- different connections, in any order.
+local MAX_REFUSED = 256
 local REFUSED_FOR = 60 * 1000000
 -- How much longer than its lease the record of a plain lock is kept.
 local KEPT_FOR = 300 * 1000000
@@ -77,13 +79,17 @@ local function claim_text(mark, done, attempts, owner)
   return text(mark) .. (done and ' 1 ' or ' 0 ') .. text(attempts) .. ' ' .. owner
 end
 
--- One lock that is none of ours stops no other one.
+-- One lock that is none of ours stops no other one. A server that takes no writes is another matter: all must know, and look elsewhere.
 local function each(work, key, at)
   local ok, answer = pcall(work, key, at)
   if ok then
     return answer
   end
-  return {'error', type(answer) == 'table' and answer.err or tostring(answer)}
+  local said = type(answer) == 'table' and answer.err or tostring(answer)
+  if string.find(said, 'READONLY', 1, true) or string.find(said, 'MASTERDOWN', 1, true) then
+    error(answer, 0)
+  end
+  return {'error', said}
 end
 
 -- Whether somebody holds the lock, whatever else is wrong with it.

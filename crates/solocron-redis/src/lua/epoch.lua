@@ -15,6 +15,11 @@ local function epoch(key, run, known, candidate, strangers)
       lost = at
       redis.call('HSET', key, 'lost', lost)
     end
+    if lost and tonumber(lost) > now then
+      -- The clock was set back: a loss that lies ahead would refuse everything until the clock gets there.
+      lost = text(now)
+      redis.call('HSET', key, 'lost', lost)
+    end
     return id, tonumber(lost)
   end
   local fields = {'v', VERSION, 'id', candidate, 'run', run, 'at', text(now)}

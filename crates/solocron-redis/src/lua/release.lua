@@ -24,8 +24,8 @@ local function release(key)
         end
       end
     end
-    if #refused == MAX_REFUSED then
-      table.remove(refused, 1)
+    if #refused >= MAX_REFUSED then
+      return {'error', 'FULL too many acquisitions of this lock were revoked within a minute'}
     end
     refused[#refused + 1] = nonce .. ' ' .. text(now + REFUSED_FOR)
     set('x', table.concat(refused, ','))
