@@ -44,6 +44,7 @@ pub(super) fn judge(case: Case, history: &History) -> Verdict {
     broken.extend(judge.violations(&report));
     broken.extend(judge.started_twice());
     broken.extend(judge.untold());
+    broken.extend(judge.stands_still());
     if judge.case.store_clock && report.ledger.early > 0 {
         broken.push(format!("{} runs began before they were due", report.ledger.early));
     }
@@ -55,6 +56,7 @@ pub(super) fn judge(case: Case, history: &History) -> Verdict {
     broken.extend(judge.void(&report.ledger, &under_faults));
     let (skipped, overlaps_awake) = (judge.passed_over(), judge.overlaps_awake());
     let next_start = judge.next_start_after_a_kill();
+    let worst_gap = judge.worst_gap(STEADY);
     let Judge { case, .. } = judge;
     Verdict {
         name: case.name,
@@ -67,6 +69,7 @@ pub(super) fn judge(case: Case, history: &History) -> Verdict {
         calm: calm.ledger,
         skipped,
         overlaps_awake,
+        worst_gap,
         next_start,
         history: None,
     }
@@ -320,22 +323,40 @@ impl Judge<'_> {
         overlaps
     }
 
-    /// From a kill in the middle of a run of the steady job to the next start of that job, at the worst.
+    /// From a kill to the next start of the steady job, at the worst.
     fn next_start_after_a_kill(&self) -> Duration {
-        let mut starts: Vec<_> = self
-            .starts()
-            .filter(|(claim, _)| claim.job == STEADY)
-            .map(|(_, event)| event.t)
-            .collect();
-        starts.sort_unstable();
+        let starts = self.times_of_starts(STEADY);
         let next =
             |killed: u64| starts.get(starts.partition_point(|t| *t <= killed)).map(|t| t - killed);
-        let kills = self
-            .history
-            .events()
-            .iter()
-            .filter(|event| matches!(&event.what, What::Fault { kind, .. } if kind == KILL));
+        let is_kill =
+            |event: &&Event| matches!(&event.what, What::Fault { kind, .. } if kind == KILL);
+        let kills = self.history.events().iter().filter(is_kill);
         Duration::from_nanos(kills.filter_map(|kill| next(kill.t)).max().unwrap_or_default())
+    }
+
+    /// The longest time between two starts of a job.
+    fn worst_gap(&self, job: &str) -> Duration {
+        let starts = self.times_of_starts(job);
+        Duration::from_nanos(
+            starts.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default(),
+        )
+    }
+
+    /// Jobs that stood still for much longer than a dead holder's lock may block them, however the faults fell.
+    fn stands_still(&self) -> Vec<String> {
+        let most = (self.case.outlives + self.case.settle) * 3;
+        let all = self.case.jobs.iter().filter(|spec| spec.all);
+        let gaps =
+            all.map(|spec| (spec.name, self.worst_gap(spec.name))).filter(|(_, gap)| *gap > most);
+        gaps.map(|(job, gap)| format!("no run of `{job}` began for {gap:.1?}")).collect()
+    }
+
+    /// In ascending order.
+    fn times_of_starts(&self, job: &str) -> Vec<u64> {
+        let starts = self.starts().filter(|(claim, _)| claim.job == job);
+        let mut times: Vec<_> = starts.map(|(_, event)| event.t).collect();
+        times.sort_unstable();
+        times
     }
 
     fn starts(&self) -> impl Iterator<Item = (&Claim, &Event)> {

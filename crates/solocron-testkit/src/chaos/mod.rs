@@ -44,11 +44,13 @@
 //! - everything that [`check`](crate::history::check) asks, I4 without taking the library's word for a missed tick of a job that
 //!   runs all of them;
 //! - no tick of an at-most-once job is started twice, and a run that did not end is told of, or tried again;
+//! - no job stands still for much longer than the lock of a dead holder may block it;
 //! - after the last fault every due tick is run, by all nodes and then by the oldest process alone, and each node reaches the store;
 //! - enough happened: every kind of fault, kills of holders, ticks that ran. Else the run is void, which is a failure.
 //!
 //! `SOLOCRON_CHAOS_SECONDS` says for how long there are faults, `SOLOCRON_SEED` which ones; each run prints its seed. Processes
-//! are not deterministic: a seed repeats the faults, not what comes of them. The history of a run that failed is kept.
+//! are not deterministic: a seed repeats the faults, not what comes of them. The history of a run that failed is kept;
+//! `SOLOCRON_CHAOS_KEEP=1` keeps that of any.
 
 mod clock;
 mod failover;
@@ -200,7 +202,9 @@ impl Chaos {
             calm,
         };
         let mut verdict = judge::judge(case, &history);
-        verdict.history = nodes.close(verdict.is_clean());
+        let keep =
+            !verdict.is_clean() || number("SOLOCRON_CHAOS_KEEP").is_some_and(|keep| keep > 0);
+        verdict.history = nodes.close(!keep);
         verdict
     }
 }
