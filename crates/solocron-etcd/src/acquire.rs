@@ -225,12 +225,7 @@ fn judge(record: &KeyRecord, request: &Request) -> Verdict {
     }
 }
 
-fn grant(
-    lease: Arc<Lease>,
-    request: &Request,
-    seen: &Seen,
-    granted: &Granted,
-) -> Grant<EtcdLease> {
+fn grant(lease: Arc<Lease>, request: &Request, seen: &Seen, granted: &Granted) -> Grant<EtcdLease> {
     // Revisions are positive.
     let fence = Fence::new(u64::try_from(lease.fence).unwrap_or_default());
     let validity = Validity::Until { since: request.first_sent, ttl: lease.ttl };

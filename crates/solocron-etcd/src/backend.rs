@@ -142,10 +142,8 @@ impl Home {
         if !changed {
             return Ok(enrolled);
         }
-        self.change(&job.key, names, Some(seen), |record, _| {
-            Ok((enroll(record).0, LockKeyIs::Any))
-        })
-        .await
+        self.change(&job.key, names, Some(seen), |record, _| Ok((enroll(record).0, LockKeyIs::Any)))
+            .await
     }
 
     async fn holders(&self, prefix: &str) -> Result<Vec<Holder>, BackendError> {

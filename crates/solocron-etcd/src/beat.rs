@@ -93,8 +93,12 @@ fn give_up_unrenewed(home: &Arc<Home>, living: Vec<Arc<Lease>>, now: LeaseInstan
 /// Deletes the key of a lock that is over. Its tick stays as it is, as if the process had died.
 async fn give_up(home: Arc<Home>, lease: Arc<Lease>) {
     let names = home.names(&lease.key);
-    let guarded =
-        Guarded { lock: &names.lock, state: &names.state, lock_is: Some(lease.fence), state_is: None };
+    let guarded = Guarded {
+        lock: &names.lock,
+        state: &names.state,
+        lock_is: Some(lease.fence),
+        state_is: None,
+    };
     while lease.session.over().is_none() && !home.closed.is_cancelled() {
         match home.wire.commit(&guarded, &[Write::DeleteLock]).await {
             Ok(_) => return, // it is gone, or it was

@@ -33,7 +33,11 @@ const TRIES: u32 = 32;
 
 impl Home {
     /// What is there now.
-    pub(crate) async fn read(&self, key: &LockKey, names: &Names) -> Result<Arc<Seen>, BackendError> {
+    pub(crate) async fn read(
+        &self,
+        key: &LockKey,
+        names: &Names,
+    ) -> Result<Arc<Seen>, BackendError> {
         let keys = [(names.lock.clone(), names.state.clone())];
         let both = self.wire.read(&keys).await?.pop();
         let both = both.ok_or_else(|| {
@@ -143,6 +147,8 @@ pub(crate) fn deleted_if_of(lock: Option<&Lock>, nonce: Nonce) -> LockKeyIs {
 }
 
 pub(crate) fn contended(key: &LockKey) -> BackendError {
-    let why = format!("the etcd keys of {key} changed {TRIES} times while they were being changed: try again");
+    let why = format!(
+        "the etcd keys of {key} changed {TRIES} times while they were being changed: try again"
+    );
     BackendError::new(Kind::Unavailable, why)
 }

@@ -117,7 +117,8 @@ impl EtcdBuilder {
             secure += usize::from(check_endpoint(endpoint)?);
         }
         if secure != 0 && secure != self.endpoints.len() {
-            let why = "some endpoints are http:// and some https://: use one scheme for all members";
+            let why =
+                "some endpoints are http:// and some https://: use one scheme for all members";
             return Err(Invalid::new("etcd endpoints", self.endpoints.join(" "), why));
         }
         #[cfg(feature = "tls")]
@@ -324,7 +325,8 @@ mod tests {
 
     #[test]
     fn a_url_is_taken_apart() {
-        let builder = parse_url("etcd://app:p%40ss%2Fw:x@h1,h2:1,[::1],[::1]:7/team/billing").unwrap();
+        let builder =
+            parse_url("etcd://app:p%40ss%2Fw:x@h1,h2:1,[::1],[::1]:7/team/billing").unwrap();
         let config = builder.check().unwrap();
         assert_eq!(config.namespace, "team/billing");
         assert_eq!(

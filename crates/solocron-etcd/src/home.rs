@@ -16,8 +16,8 @@ use crate::keys::Keys;
 use crate::ledger::Ledger;
 use crate::seen::Memory;
 use crate::session::{SLACK, Session};
-use crate::wire::Wire;
 use crate::watch::Watched;
+use crate::wire::Wire;
 use crate::{beat, watch as watching};
 
 #[derive(Debug)]
@@ -88,7 +88,10 @@ impl Home {
     /// The session for locks of this ttl; makes one if there is none.
     ///
     /// Made on the keeper's thread: whoever gives up waiting for it finds it the next time.
-    pub(crate) async fn session(self: &Arc<Self>, ttl: Duration) -> Result<Arc<Session>, BackendError> {
+    pub(crate) async fn session(
+        self: &Arc<Self>,
+        ttl: Duration,
+    ) -> Result<Arc<Session>, BackendError> {
         if let Some(session) = self.living_session(ttl) {
             return Ok(session);
         }
@@ -99,7 +102,10 @@ impl Home {
             let _ = tell.send(made);
         });
         told.await.unwrap_or_else(|_| {
-            Err(BackendError::new(Kind::Unavailable, "no thread is left to make a session with etcd"))
+            Err(BackendError::new(
+                Kind::Unavailable,
+                "no thread is left to make a session with etcd",
+            ))
         })
     }
 

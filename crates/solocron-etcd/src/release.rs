@@ -52,7 +52,9 @@ impl Home {
             }
             Outcome::Otherwise(both) => {
                 let seen = self.see(&names, Seen::of(&lease.key, both)?)?;
-                if asked_before && lease.until().is_some_and(|until| SystemClock.lease_now() < until) {
+                if asked_before
+                    && lease.until().is_some_and(|until| SystemClock.lease_now() < until)
+                {
                     // The answer to the first release was lost.
                     Released::Done
                 } else {
@@ -63,11 +65,7 @@ impl Home {
     }
 
     /// Settles the tick, and deletes the key if it is still there.
-    async fn settle(
-        &self,
-        lease: &Arc<Lease>,
-        after: MarkAfter,
-    ) -> Result<Released, BackendError> {
+    async fn settle(&self, lease: &Arc<Lease>, after: MarkAfter) -> Result<Released, BackendError> {
         let names = self.names(&lease.key);
         let known = self.remembered(&names);
         self.change(&lease.key, &names, known, |record, lock| {

@@ -104,7 +104,10 @@ impl Session {
 
     /// Returns once a beat sent at `since` or later was answered, and says when that was sent. Waits for one if need be, which
     /// others may share.
-    pub(crate) async fn alive_since(&self, since: LeaseInstant) -> Result<LeaseInstant, BackendError> {
+    pub(crate) async fn alive_since(
+        &self,
+        since: LeaseInstant,
+    ) -> Result<LeaseInstant, BackendError> {
         let mut vital = self.vital.subscribe();
         let failures = vital.borrow_and_update().failures;
         loop {

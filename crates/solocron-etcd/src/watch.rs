@@ -44,7 +44,8 @@ impl Watched {
 
 /// Starts the watch, if it was not started yet.
 pub(crate) fn begin(home: &Arc<Home>) {
-    let first = home.watched.send_if_modified(|watched| !std::mem::replace(&mut watched.begun, true));
+    let first =
+        home.watched.send_if_modified(|watched| !std::mem::replace(&mut watched.begun, true));
     if first {
         home.keeper.spawn(run(Arc::clone(home)));
     }

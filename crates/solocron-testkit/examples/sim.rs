@@ -1,6 +1,6 @@
 //! Simulates many seeds, an hour each: `cargo run --release -p solocron-testkit --example sim -- --seeds 10000`.
 //!
-//! `--seed N` replays one and prints its history; `--profile faults|wipes|calm` (faults is the default), `--from N`.
+//! `--seed N` replays one and prints its history; `--profile faults|wipes|leader|calm` (faults is the default), `--from N`.
 #![expect(clippy::print_stdout, reason = "a program that prints")]
 
 use std::collections::BTreeMap;
@@ -54,6 +54,7 @@ fn main() -> ExitCode {
     let profile = match value("--profile").map(String::as_str) {
         Some("wipes") => Profile::Wipes,
         Some("calm") => Profile::Calm,
+        Some("leader") => Profile::Leader,
         _ => Profile::Faults,
     };
     if let Some(seed) = number("--seed") {

@@ -1,8 +1,11 @@
 //! What a backend gives the laws to work with.
 
+use std::fmt;
+use std::pin::Pin;
 use std::time::Duration;
 
-use solocron::lock::{LockBackend, LockKey};
+use async_trait::async_trait;
+use solocron::lock::{AnyBackend, LockBackend, LockKey};
 use tokio::runtime::Builder;
 
 /// A store of one backend, and the troubles that can be made for it.
@@ -103,13 +106,142 @@ pub trait Harness: Sized + Send + Sync + 'static {
     }
 }
 
+/// The store that a law looks at: any [`Harness`], with its type forgotten, so that the laws are compiled once and not once for each
+/// backend.
+pub struct Store(Box<dyn AnyHarness>);
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.connect()).finish()
+    }
+}
+
+impl Store {
+    fn of(harness: impl Harness) -> Self {
+        Self(Box::new(harness))
+    }
+
+    pub(crate) fn connect(&self) -> AnyBackend {
+        self.0.connect()
+    }
+
+    pub(crate) fn never_forgets(&self) -> bool {
+        self.0.never_forgets()
+    }
+
+    pub(crate) async fn forget(&self) -> bool {
+        self.0.forget().await
+    }
+
+    pub(crate) async fn expire(&self, key: &LockKey) -> bool {
+        self.0.expire(key).await
+    }
+
+    pub(crate) async fn replace(&self, key: &LockKey) -> bool {
+        self.0.replace(key).await
+    }
+
+    pub(crate) async fn hold_and_die(&self, key: &LockKey) -> bool {
+        self.0.hold_and_die(key).await
+    }
+
+    pub(crate) async fn restart(&self) -> bool {
+        self.0.restart().await
+    }
+
+    pub(crate) async fn freeze(&self) -> bool {
+        self.0.freeze().await
+    }
+
+    pub(crate) async fn thaw(&self) {
+        self.0.thaw().await;
+    }
+
+    pub(crate) async fn sever(&self) -> bool {
+        self.0.sever().await
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(crate) fn link(&self) -> Option<(crate::server::Proxy, AnyBackend)> {
+        self.0.link()
+    }
+}
+
+/// [`Harness`], as an object.
+#[async_trait]
+trait AnyHarness: Send + Sync {
+    fn connect(&self) -> AnyBackend;
+    fn never_forgets(&self) -> bool;
+    async fn forget(&self) -> bool;
+    async fn expire(&self, key: &LockKey) -> bool;
+    async fn replace(&self, key: &LockKey) -> bool;
+    async fn hold_and_die(&self, key: &LockKey) -> bool;
+    async fn restart(&self) -> bool;
+    async fn freeze(&self) -> bool;
+    async fn thaw(&self);
+    async fn sever(&self) -> bool;
+    #[cfg(target_os = "linux")]
+    fn link(&self) -> Option<(crate::server::Proxy, AnyBackend)>;
+}
+
+#[async_trait]
+impl<H: Harness> AnyHarness for H {
+    fn connect(&self) -> AnyBackend {
+        AnyBackend::new(Harness::connect(self))
+    }
+
+    fn never_forgets(&self) -> bool {
+        Harness::never_forgets(self)
+    }
+
+    async fn forget(&self) -> bool {
+        Harness::forget(self).await
+    }
+
+    async fn expire(&self, key: &LockKey) -> bool {
+        Harness::expire(self, key).await
+    }
+
+    async fn replace(&self, key: &LockKey) -> bool {
+        Harness::replace(self, key).await
+    }
+
+    async fn hold_and_die(&self, key: &LockKey) -> bool {
+        Harness::hold_and_die(self, key).await
+    }
+
+    async fn restart(&self) -> bool {
+        Harness::restart(self).await
+    }
+
+    async fn freeze(&self) -> bool {
+        Harness::freeze(self).await
+    }
+
+    async fn thaw(&self) {
+        Harness::thaw(self).await;
+    }
+
+    async fn sever(&self) -> bool {
+        Harness::sever(self).await
+    }
+
+    #[cfg(target_os = "linux")]
+    fn link(&self) -> Option<(crate::server::Proxy, AnyBackend)> {
+        Harness::link(self).map(|(proxy, backend)| (proxy, AnyBackend::new(backend)))
+    }
+}
+
+/// A law at work on a store.
+pub type Keeping<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
 /// Runs one law against a fresh store, on real threads. What [`conformance!`](crate::conformance) expands to.
 ///
 /// # Panics
 ///
 /// Where the law is broken, or takes longer than two minutes.
-pub fn keep<H: Harness>(law: impl AsyncFnOnce(&H)) {
-    keep_over(H::start(), law);
+pub fn keep<H: Harness>(law: fn(&Store) -> Keeping<'_>) {
+    keep_over(Box::pin(async { Store::of(H::start().await) }), law);
 }
 
 /// The same against a store that nobody else uses: [`Harness::start_alone`].
@@ -117,17 +249,17 @@ pub fn keep<H: Harness>(law: impl AsyncFnOnce(&H)) {
 /// # Panics
 ///
 /// As [`keep`].
-pub fn keep_alone<H: Harness>(law: impl AsyncFnOnce(&H)) {
-    keep_over(H::start_alone(), law);
+pub fn keep_alone<H: Harness>(law: fn(&Store) -> Keeping<'_>) {
+    keep_over(Box::pin(async { Store::of(H::start_alone().await) }), law);
 }
 
-fn keep_over<H: Harness>(start: impl Future<Output = H>, law: impl AsyncFnOnce(&H)) {
+fn keep_over(start: Pin<Box<dyn Future<Output = Store>>>, law: fn(&Store) -> Keeping<'_>) {
     const LONGEST: Duration = Duration::from_secs(120);
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("the operating system gives threads").block_on(async {
         let kept = async {
-            let harness = start.await;
-            law(&harness).await;
+            let store = start.await;
+            law(&store).await;
         };
         tokio::time::timeout(LONGEST, kept).await.expect("the law hangs");
     });

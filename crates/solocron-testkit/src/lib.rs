@@ -22,4 +22,4 @@ pub mod sim;
 
 pub use self::dice::Dice;
 pub use self::faulty::{Call, Fault, Faulty, Odds};
-pub use self::harness::{Harness, keep, keep_alone};
+pub use self::harness::{Harness, Keeping, Store, keep, keep_alone};

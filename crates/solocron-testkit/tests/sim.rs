@@ -47,6 +47,16 @@ fn a_fleet_whose_store_forgets_keeps_its_promises() {
 }
 
 #[test]
+fn a_fleet_with_a_leader_under_faults_keeps_its_promises() {
+    if let Some(judged) = first_broken(SEEDS, Profile::Leader) {
+        panic!("{judged}");
+    }
+    let ledger = run(0, Profile::Leader).ledger;
+    assert!(ledger.kills_of_holders >= 3, "{ledger}");
+    assert!((ledger.ran_once + ledger.ran_again) * 4 > ledger.due * 3, "{ledger}");
+}
+
+#[test]
 fn the_faults_of_a_seed_happen_and_the_ticks_run_nevertheless() {
     let ledger = run(0, Profile::Wipes).ledger;
     for kind in ["kill", "stop", "cut", "wipe", "late", "lost reply", "lost request", "refused"] {

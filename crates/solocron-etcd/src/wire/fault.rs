@@ -157,7 +157,9 @@ impl Fault {
     }
 }
 
-fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+fn sources<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(error.source(), |&error| error.source())
 }
 
@@ -210,7 +212,11 @@ mod tests {
             (Code::Unimplemented, "unknown service", Kind::Misconfigured, "endpoint"),
         ] {
             let fault = Fault::of(&Error::GRpcStatus(tonic::Status::new(code, message)), "e");
-            assert_eq!((fault.error.kind(), fault.error.effect()), (kind, Effect::None), "{message}");
+            assert_eq!(
+                (fault.error.kind(), fault.error.effect()),
+                (kind, Effect::None),
+                "{message}"
+            );
             let text = fault.error.to_string();
             assert!(text.contains(message) && text.contains(advice), "{text}");
         }

@@ -181,7 +181,11 @@ impl Wire {
         });
         if left {
             self.members[at.member].hold(None);
-            tracing::debug!(from = self.endpoint(at), to = self.endpoint(*self.at.borrow()), "changing the etcd member");
+            tracing::debug!(
+                from = self.endpoint(at),
+                to = self.endpoint(*self.at.borrow()),
+                "changing the etcd member"
+            );
         }
     }
 }

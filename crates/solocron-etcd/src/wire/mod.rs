@@ -137,7 +137,8 @@ type Call<'a, T> = BoxFuture<'a, Result<T, Error>>;
 
 impl Wire {
     pub(crate) fn new(config: Config, keeper: Keeper) -> Arc<Self> {
-        let members = config.endpoints.iter().map(|endpoint| Arc::new(Member::new(endpoint))).collect();
+        let members =
+            config.endpoints.iter().map(|endpoint| Arc::new(Member::new(endpoint))).collect();
         let at = watch::Sender::new(At { member: 0, moves: 0 });
         Arc::new(Self { config, keeper, members, at, past: Mutex::default() })
     }
@@ -297,15 +298,10 @@ impl Wire {
         }
     }
 
-    async fn once<'a, T>(
-        &self,
-        at: At,
-        make: &impl Fn(Client) -> Call<'a, T>,
-    ) -> Result<T, Fault> {
+    async fn once<'a, T>(&self, at: At, make: &impl Fn(Client) -> Call<'a, T>) -> Result<T, Fault> {
         let client = self.client(at).await?;
-        let answer = async {
-            make(client).await.map_err(|error| Fault::of(&error, self.endpoint(at)))
-        };
+        let answer =
+            async { make(client).await.map_err(|error| Fault::of(&error, self.endpoint(at))) };
         match self.bounded(at, answer).await {
             Err(fault) => Err(self.explained(at, fault).await),
             answer => answer,
@@ -334,4 +330,3 @@ fn both(answer: &TxnResponse) -> impl Iterator<Item = Both> + use<> {
 fn seconds_of(ttl: i64) -> Duration {
     Duration::from_secs(u64::try_from(ttl).unwrap_or(0))
 }
-

@@ -57,7 +57,9 @@ mod tests {
     fn only_what_is_not_http2_is_a_stranger() {
         assert_eq!(judge(b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0"), Stranger::Unknown);
         assert_eq!(judge(b""), Stranger::Unknown);
-        for other in [&b"HTTP/1.1 400 Bad Request"[..], b"-ERR unknown", b"\x15\x03\x01\0\x02\x02F", b"S"] {
+        for other in
+            [&b"HTTP/1.1 400 Bad Request"[..], b"-ERR unknown", b"\x15\x03\x01\0\x02\x02F", b"S"]
+        {
             assert!(matches!(judge(other), Stranger::Says(_)), "{other:?}");
         }
         assert_eq!(judge(b"\r\n\xff"), Stranger::Says(r"\r\n\xff".to_owned()));

@@ -131,9 +131,9 @@ impl Fault {
     /// The member serves this watch no more: it fell behind a compaction, or the user may not read there.
     fn canceled(endpoint: &str, answer: &WatchResponse) -> Self {
         let (reason, compacted) = (answer.cancel_reason(), answer.compact_revision());
-        let kind =
-            if reason.contains("permission") { Kind::Denied } else { Kind::Unavailable };
-        let why = format!("etcd at {endpoint} canceled the watch: {reason} (compacted: {compacted})");
+        let kind = if reason.contains("permission") { Kind::Denied } else { Kind::Unavailable };
+        let why =
+            format!("etcd at {endpoint} canceled the watch: {reason} (compacted: {compacted})");
         Self::new(BackendError::new(kind, why))
     }
 }

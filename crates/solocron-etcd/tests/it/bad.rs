@@ -174,7 +174,8 @@ async fn a_permission_that_is_taken_away_is_denied_and_not_a_loss_of_time() {
 
 #[tokio::test]
 async fn a_token_that_expired_is_renewed() {
-    let store = with_users(EtcdServer::builder().set("auth-token-ttl", "1"), "solocron/", "app-secret");
+    let store =
+        with_users(EtcdServer::builder().set("auth-token-ttl", "1"), "solocron/", "app-secret");
     let backend = user(&store, "app", "app-secret");
     let grant = win(&backend, &plain("held", LONG)).await;
     let mut watch = backend.watch(&key("held")).await.unwrap().unwrap();
@@ -187,12 +188,12 @@ async fn a_token_that_expired_is_renewed() {
     // Also where the watch and the beats have to be opened again with it.
     store.server.restart();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let renewed = until("a beat", || async {
-        backend.renew(&[&grant.lease], now()).await.remove(0).ok()
-    })
-    .await;
+    let renewed =
+        until("a beat", || async { backend.renew(&[&grant.lease], now()).await.remove(0).ok() })
+            .await;
     assert!(matches!(renewed, Renewal::Extended(_)), "{renewed:?}");
-    until("a release", || async { backend.release(&grant.lease, MarkAfter::Done).await.ok() }).await;
+    until("a release", || async { backend.release(&grant.lease, MarkAfter::Done).await.ok() })
+        .await;
     soon("the news", watch.changed()).await;
 }
 
@@ -204,7 +205,10 @@ async fn a_full_server_grants_nothing_and_harms_no_holder() {
     let grant = win(&backend, &plain("held", Duration::from_secs(5))).await;
     let filling = base64(&vec![b'x'; 1 << 20]);
     let full = (0..20).any(|n| {
-        let put = format!(r#"{{"key": "{}", "value": "{filling}"}}"#, base64(format!("fill-{n}").as_bytes()));
+        let put = format!(
+            r#"{{"key": "{}", "value": "{filling}"}}"#,
+            base64(format!("fill-{n}").as_bytes())
+        );
         store.server.command("/v3/kv/put", &put).is_err()
     });
     assert!(full, "the quota is reached");
@@ -218,8 +222,14 @@ async fn a_full_server_grants_nothing_and_harms_no_holder() {
     // What the message says: compact, defragment, disarm.
     let ask = |path: &str, json: &str| store.server.command(path, json).unwrap();
     let end = base64(b"fill.");
-    ask("/v3/kv/deleterange", &format!(r#"{{"key": "{}", "range_end": "{end}"}}"#, base64(b"fill-")));
-    ask("/v3/kv/compaction", &format!(r#"{{"revision": "{}", "physical": true}}"#, store.revision()));
+    ask(
+        "/v3/kv/deleterange",
+        &format!(r#"{{"key": "{}", "range_end": "{end}"}}"#, base64(b"fill-")),
+    );
+    ask(
+        "/v3/kv/compaction",
+        &format!(r#"{{"revision": "{}", "physical": true}}"#, store.revision()),
+    );
     ask("/v3/maintenance/defragment", "{}");
     let alarms = ask("/v3/maintenance/alarm", r#"{"action": "GET"}"#);
     let (_, member) = alarms.split_once(r#""memberID":""#).expect("the alarm is on");
@@ -236,7 +246,8 @@ async fn what_somebody_else_put_in_our_place_is_corrupt_and_not_busy() {
     let store = Store::shared();
     let backend = store.connect();
     let theirs = win(&backend, &plain("theirs", LONG)).await;
-    let (lease, real) = (store.session_of(&key("theirs")), store.value(&store.lock_key(&key("theirs"))));
+    let (lease, real) =
+        (store.session_of(&key("theirs")), store.value(&store.lock_key(&key("theirs"))));
     let cases = [
         ("text", "hello", lease.as_str()),
         ("newer", "solocron lock 2\n", &lease),
@@ -246,7 +257,11 @@ async fn what_somebody_else_put_in_our_place_is_corrupt_and_not_busy() {
     for (name, value, lease) in cases {
         store.put(&store.lock_key(&key(name)), value, lease);
         let error = attempt(&backend, &plain(name, LONG)).await.unwrap_err();
-        assert_eq!((error.kind(), error.effect()), (Kind::Corrupt, Effect::None), "{name}: {error}");
+        assert_eq!(
+            (error.kind(), error.effect()),
+            (Kind::Corrupt, Effect::None),
+            "{name}: {error}"
+        );
         assert!(error.to_string().contains(name), "{error}");
     }
     for (name, value, kind) in

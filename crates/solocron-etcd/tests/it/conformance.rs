@@ -5,21 +5,27 @@ use std::time::Duration;
 use solocron::lock::LockKey;
 use solocron_etcd::EtcdBackend;
 use solocron_testkit::Harness;
+use solocron_testkit::server::{EtcdVersion, Proxy};
 
 use crate::holder;
 use crate::store::Store;
 
-struct Cluster(Store);
+/// A namespace of a server, which may be this law's own.
+struct Etcd<const DISTRO: bool>(Store);
 
-impl Harness for Cluster {
+impl<const DISTRO: bool> Etcd<DISTRO> {
+    const VERSION: EtcdVersion = if DISTRO { EtcdVersion::Distro } else { EtcdVersion::Debian };
+}
+
+impl<const DISTRO: bool> Harness for Etcd<DISTRO> {
     type Backend = EtcdBackend;
 
     async fn start() -> Self {
-        Self(Store::alone())
+        Self(Store::shared_of(Self::VERSION))
     }
 
     async fn start_alone() -> Self {
-        Self(Store::alone())
+        Self(Store::alone_of(Self::VERSION))
     }
 
     fn connect(&self) -> EtcdBackend {
@@ -68,6 +74,14 @@ impl Harness for Cluster {
         self.0.proxy.sever();
         true
     }
+
+    fn link(&self) -> Option<(Proxy, EtcdBackend)> {
+        let proxy = Proxy::start(self.0.server.address());
+        let backend = self.0.connect_through(&proxy);
+        Some((proxy, backend))
+    }
 }
 
-solocron_testkit::conformance!(Cluster);
+// 3.4, as Debian has it, and 3.5.
+solocron_testkit::conformance!(Etcd<false>);
+solocron_testkit::conformance!(on_3_5, Etcd<true>);

@@ -39,7 +39,8 @@ async fn a_claim_whose_answer_is_cut_off_anywhere_is_won_once_or_taken_back() {
         store.proxy.cut_after(Direction::Down, cut);
         match claim(&node, tick).await {
             Ok(reply) => {
-                let claimed = reply.won().unwrap_or_else(|| panic!("cut at {cut}: it is nobody else's"));
+                let claimed =
+                    reply.won().unwrap_or_else(|| panic!("cut at {cut}: it is nobody else's"));
                 assert_eq!((claimed.tick, claimed.attempt), (tick, 1), "cut at {cut}");
                 store.proxy.heal();
                 claimed.lease.release().await.ok();
@@ -66,7 +67,8 @@ async fn a_claim_whose_answer_is_cut_off_anywhere_is_won_once_or_taken_back() {
 fn a_killed_holder_is_followed_within_its_ttl_and_a_bit() {
     const TTL: Duration = Duration::from_secs(3);
     let store = Store::shared();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.unwrap().block_on(async {
         let waiter = locks(&store.connect(), 3);
         for round in 0..3 {
@@ -91,7 +93,8 @@ fn a_killed_holder_is_followed_within_its_ttl_and_a_bit() {
 #[tokio::test]
 async fn a_holder_that_ends_well_leaves_nothing_behind() {
     let store = Store::alone();
-    let mut holder = holder::start(&store.server.endpoint(), &store.namespace, "lock", Duration::from_secs(10));
+    let mut holder =
+        holder::start(&store.server.endpoint(), &store.namespace, "lock", Duration::from_secs(10));
     assert!(store.is_held(&key("lock")));
     holder.send("end").unwrap();
     holder.expect("released", Duration::from_secs(30)).unwrap();

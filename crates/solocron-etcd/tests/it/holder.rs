@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use solocron::lock::{LockOptions, Locks};
+use solocron::lock::{LockBackend, MarkAfter};
 use solocron_etcd::EtcdBackend;
 use solocron_testkit::fleet::{Member, as_child, reply, this_test};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::client::{PATIENCE, now, plain, win};
 
 /// Starts one, and returns when it holds the lock. It dies with what this returns.
 pub(crate) fn start(endpoint: &str, namespace: &str, key: &str, ttl: Duration) -> Member {
     let role = format!("{endpoint} {namespace} {} {key}", ttl.as_secs());
-    let mut holder = Member::start("holder", this_test("holder::is_a_holder", &role).unwrap()).unwrap();
+    let mut holder =
+        Member::start("holder", this_test("holder::is_a_holder", &role).unwrap()).unwrap();
     holder.expect("held", PATIENCE).unwrap();
     holder
 }
@@ -26,11 +27,21 @@ fn is_a_holder() {
         let backend = EtcdBackend::builder(namespace, [endpoint]).build().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let locks = Locks::builder(backend).options(LockOptions::default().ttl(ttl)).build().unwrap();
-            let guard = locks.lock(key, PATIENCE).await.unwrap();
-            reply(format_args!("held {}", guard.fence())).unwrap();
-            parent.next();
-            guard.release().await.unwrap();
+            let request = plain(&key, ttl);
+            let grant = win(&backend, &request).await;
+            reply(format_args!("held {}", grant.fence)).unwrap();
+            let renewing = async {
+                loop {
+                    tokio::time::sleep(ttl / 4).await;
+                    backend.renew(&[&grant.lease], now()).await.remove(0).unwrap();
+                }
+            };
+            let ended = tokio::task::spawn_blocking(move || parent.next());
+            tokio::select! {
+                () = renewing => {}
+                _ = ended => {}
+            }
+            backend.release(&grant.lease, MarkAfter::Done).await.unwrap();
             reply("released").unwrap();
         });
     });

@@ -93,8 +93,13 @@ async fn use_it() -> Vec<String> {
     texts.push(format!("{node:?} {:?}", node.try_lock("lock").await));
     // Wrong ones.
     let wrong = EtcdBackend::from_url(&url(&format!("{CANARY}-wrong"))).unwrap();
-    texts.push(format!("{wrong:?} {:?}", attempt(&wrong, &plain("lock", Duration::from_secs(9))).await));
-    for bad in [url(CANARY).replace("etcd://", "http://"), url(CANARY).replace(&store.namespace, "")] {
+    texts.push(format!(
+        "{wrong:?} {:?}",
+        attempt(&wrong, &plain("lock", Duration::from_secs(9))).await
+    ));
+    for bad in
+        [url(CANARY).replace("etcd://", "http://"), url(CANARY).replace(&store.namespace, "")]
+    {
         let error = EtcdBackend::from_url(&bad).unwrap_err();
         texts.push(format!("{error} {error:?}"));
     }

@@ -116,7 +116,8 @@ async fn a_lock_that_nobody_renews_is_given_up_while_the_session_lives_on() {
     let backend = store.connect();
     let ttl = Duration::from_secs(2);
     let sent = now();
-    let (kept, left) = (win(&backend, &plain("kept", ttl)).await, win(&backend, &plain("left", ttl)).await);
+    let (kept, left) =
+        (win(&backend, &plain("kept", ttl)).await, win(&backend, &plain("left", ttl)).await);
     let session = store.session_of(&key("kept"));
     assert_eq!(store.session_of(&key("left")), session);
     while store.is_held(&key("left")) {
@@ -147,7 +148,8 @@ async fn a_session_that_is_taken_away_is_a_loss_and_the_next_lock_makes_another(
 async fn a_key_that_an_operator_deletes_is_a_loss_although_beats_are_answered() {
     let store = Store::alone();
     let backend = store.connect();
-    let (deleted, kept) = (win(&backend, &plain("a", LONG)).await, win(&backend, &plain("b", LONG)).await);
+    let (deleted, kept) =
+        (win(&backend, &plain("a", LONG)).await, win(&backend, &plain("b", LONG)).await);
     store.delete_lock(&key("a"));
     assert_eq!(soon("the news", backend.lost(&deleted.lease)).await, Lost::ForceReleased);
     let released = backend.release(&deleted.lease, MarkAfter::Done).await.unwrap();

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use solocron::lock::LockKey;
 use solocron_etcd::EtcdBackend;
-use solocron_testkit::server::{EtcdServer, Proxy};
+use solocron_testkit::server::{EtcdServer, EtcdVersion, Proxy};
 
 /// A server, with a proxy in front of it, and a namespace on it.
 pub(crate) struct Store {
@@ -20,13 +20,22 @@ pub(crate) struct Store {
 impl Store {
     /// A namespace of its own on the server that all tests of this process share, and that ends with it.
     pub(crate) fn shared() -> Self {
-        static SHARED: OnceLock<Arc<EtcdServer>> = OnceLock::new();
-        Self::on(Arc::clone(SHARED.get_or_init(|| Arc::new(EtcdServer::start()))))
+        Self::shared_of(EtcdVersion::Debian)
+    }
+
+    pub(crate) fn shared_of(version: EtcdVersion) -> Self {
+        static SHARED: [OnceLock<Arc<EtcdServer>>; 2] = [const { OnceLock::new() }; 2];
+        let shared = &SHARED[usize::from(version == EtcdVersion::Distro)];
+        Self::on(Arc::clone(shared.get_or_init(|| start(version))))
     }
 
     /// A server of its own.
     pub(crate) fn alone() -> Self {
-        Self::on(Arc::new(EtcdServer::start()))
+        Self::alone_of(EtcdVersion::Debian)
+    }
+
+    pub(crate) fn alone_of(version: EtcdVersion) -> Self {
+        Self::on(start(version))
     }
 
     pub(crate) fn on(server: Arc<EtcdServer>) -> Self {
@@ -38,10 +47,17 @@ impl Store {
 
     /// One more client, as another process would have it.
     pub(crate) fn connect(&self) -> EtcdBackend {
-        EtcdBackend::builder(&self.namespace, [format!("http://{}", self.proxy.address())])
-            .build()
-            .unwrap()
+        self.connect_through(&self.proxy)
     }
+
+    pub(crate) fn connect_through(&self, proxy: &Proxy) -> EtcdBackend {
+        let endpoint = format!("http://{}", proxy.address());
+        EtcdBackend::builder(&self.namespace, [endpoint]).build().unwrap()
+    }
+}
+
+fn start(version: EtcdVersion) -> Arc<EtcdServer> {
+    Arc::new(EtcdServer::builder().version(version).start())
 }
 
 /// What an operator does, through etcd's JSON gateway, past the client under test.
@@ -134,9 +150,9 @@ pub(crate) fn sent_between(
     before: &BTreeMap<String, u64>,
     after: &BTreeMap<String, u64>,
 ) -> BTreeMap<String, u64> {
-    let new = after.iter().map(|(method, count)| {
-        (method.clone(), count - before.get(method).copied().unwrap_or(0))
-    });
+    let new = after
+        .iter()
+        .map(|(method, count)| (method.clone(), count - before.get(method).copied().unwrap_or(0)));
     new.filter(|(_, count)| *count > 0).collect()
 }
 

@@ -13,7 +13,7 @@ use solocron::{Error, Kind};
 use solocron_socket::SocketBackend;
 use solocron_testkit::fleet::{Member, as_child, reply, this_test};
 
-use crate::child::{says, start};
+use crate::child::{kill, says, start};
 use crate::{PATIENCE, Place, attempt, free_port, key, plain, skip, win};
 
 /// What a stranger does with whoever connects.
@@ -149,8 +149,7 @@ async fn a_name_squatted_by_another_user_is_an_error_that_names_him() {
     let text = error.to_string();
     assert!(text.contains(&format!("process {} (", squatter.pid())), "{text}");
     assert!(text.contains("of user 65534") && text.contains("namespace"), "{text}");
-    squatter.kill().unwrap();
-    squatter.wait(PATIENCE).unwrap();
+    kill(&mut squatter);
     win(&backend, &plain("a")).await;
 }
 

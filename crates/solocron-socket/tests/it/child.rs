@@ -20,6 +20,12 @@ pub(crate) fn says(member: &mut Member) -> String {
     member.recv(PATIENCE).unwrap()
 }
 
+/// Kills it, and returns when it is dead.
+pub(crate) fn kill(member: &mut Member) {
+    member.kill().unwrap();
+    member.wait(PATIENCE).unwrap();
+}
+
 fn say(what: impl std::fmt::Display) {
     reply(what).unwrap();
 }

@@ -4,7 +4,7 @@ use solocron::lock::LockKey;
 use solocron_socket::SocketBackend;
 use solocron_testkit::Harness;
 
-use crate::child::{says, start};
+use crate::child::{kill, says, start};
 use crate::{Place, key};
 
 macro_rules! harness {
@@ -43,7 +43,7 @@ macro_rules! harness {
             async fn hold_and_die(&self, key: &LockKey) -> bool {
                 let mut holder = start(&self.0, "hold", key.as_str());
                 says(&mut holder);
-                holder.kill().unwrap();
+                kill(&mut holder);
                 true
             }
         }

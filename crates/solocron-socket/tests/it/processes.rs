@@ -6,7 +6,7 @@ use std::process::Command;
 use solocron::Kind;
 use solocron::lock::{LockBackend, MarkAfter, Reply};
 
-use crate::child::{says, start};
+use crate::child::{kill, says, start};
 use crate::{Place, attempt, claim, enroll, key, now, plain, win};
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn processes_killed_at_any_moment_leave_the_lock_free_and_fences_grow() {
                 assert!(said > fence, "{said} after {fence}");
                 fence = said;
             }
-            process.kill().unwrap();
+            kill(&mut process);
             let grant = win(&backend, &plain("shared")).await;
             assert!(grant.fence.as_u64() > fence);
             fence = grant.fence.as_u64();
@@ -112,7 +112,7 @@ async fn holders_are_those_that_live() {
         };
         assert_eq!(names("").await, ["own", "shared"]);
         assert_eq!(names("sh").await, ["shared"]);
-        process.kill().unwrap();
+        kill(&mut process);
         assert_eq!(names("").await, ["own"]);
         drop(own);
         assert_eq!(names("").await, [""; 0]);
@@ -138,7 +138,7 @@ async fn what_another_living_process_holds_is_neither_revoked_nor_rewritten() {
     // A nonce that nobody knows is refused from now on all the same.
     let request = plain("shared");
     backend.revoke(&key("shared"), request.nonce, undo).await.unwrap();
-    process.kill().unwrap();
+    kill(&mut process);
     let error = attempt(&backend, &request).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert_eq!(backend.set_note(&key("shared"), 0, b"paused").await.unwrap().version, 1);

@@ -46,7 +46,9 @@ async fn with_a_memory_three_replicas_run_each_tick_once() {
     let begun = solocron::jiff::Timestamp::now().as_millisecond();
     let stop = || tokio::time::sleep(Duration::from_secs(2));
     let (a, b, c) = tokio::join!(a.run_until(stop()), b.run_until(stop()), c.run_until(stop()));
-    (a.unwrap(), b.unwrap(), c.unwrap());
+    for ended in [a, b, c] {
+        ended.unwrap();
+    }
     let due = (solocron::jiff::Timestamp::now().as_millisecond() / 100 - begun / 100) as u32;
     let runs = runs.load(Ordering::SeqCst);
     assert!(runs > 0 && runs <= due, "{runs} runs of {due} ticks");

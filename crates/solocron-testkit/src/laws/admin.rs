@@ -5,10 +5,10 @@ use solocron::lock::{Holder, LockBackend, MarkAfter, Nonce, Note, Released};
 use solocron::{Error, Kind};
 
 use super::client::{Raw, is_free, key, node, once, take};
-use crate::Harness;
+use crate::Store;
 use crate::harness::skip;
 
-async fn list<H: Harness>(h: &H, prefix: &str) -> Option<Vec<Holder>> {
+async fn list(h: &Store, prefix: &str) -> Option<Vec<Holder>> {
     let holders = node(h).holders(prefix).await.expect("the store answers");
     if holders.is_none() {
         skip("the store does not tell who holds what");
@@ -17,7 +17,7 @@ async fn list<H: Harness>(h: &H, prefix: &str) -> Option<Vec<Holder>> {
 }
 
 /// Which lock, which node, since when, which tick, for how much longer.
-pub async fn a_holder_is_listed<H: Harness>(h: &H) {
+pub async fn a_holder_is_listed(h: &Store) {
     let (a, key) = (node(h), key("report"));
     let guard = take(&a, &key).await;
     let Some(holders) = list(h, "").await else { return };
@@ -32,7 +32,7 @@ pub async fn a_holder_is_listed<H: Harness>(h: &H) {
 }
 
 /// Only the names that begin so.
-pub async fn a_prefix_selects_holders<H: Harness>(h: &H) {
+pub async fn a_prefix_selects_holders(h: &Store) {
     let a = node(h);
     let mut guards = Vec::new();
     for name in ["billing/a", "billing/b", "billin", "report"] {
@@ -47,7 +47,7 @@ pub async fn a_prefix_selects_holders<H: Harness>(h: &H) {
 }
 
 /// A run is listed with its tick.
-pub async fn a_run_is_listed_with_its_tick<H: Harness>(h: &H) {
+pub async fn a_run_is_listed_with_its_tick(h: &Store) {
     let raw = Raw::new(h);
     if !raw.capabilities().marks {
         return skip("no marks are kept");
@@ -61,7 +61,7 @@ pub async fn a_run_is_listed_with_its_tick<H: Harness>(h: &H) {
 }
 
 /// A dead holder is nobody.
-pub async fn a_dead_holder_is_not_listed<H: Harness>(h: &H) {
+pub async fn a_dead_holder_is_not_listed(h: &Store) {
     let (a, key) = (Raw::brief(h), key("report"));
     drop(a.win(&a.plain(&key)).await);
     let (grant, _) = a.win_when_free(&key).await;
@@ -74,7 +74,7 @@ pub async fn a_dead_holder_is_not_listed<H: Harness>(h: &H) {
 }
 
 /// An operator's release frees the lock and leaves the tick unfinished, for its delivery to decide.
-pub async fn a_forced_release_leaves_the_tick_unfinished<H: Harness>(h: &H) {
+pub async fn a_forced_release_leaves_the_tick_unfinished(h: &Store) {
     let (a, operator, raw) = (node(h), node(h), Raw::new(h));
     if !(a.capabilities().force_release && a.capabilities().marks) {
         return skip("no lock can be taken from its holder, or no marks are kept");
@@ -92,7 +92,7 @@ pub async fn a_forced_release_leaves_the_tick_unfinished<H: Harness>(h: &H) {
 }
 
 /// It says whom it means: whoever holds the lock by now is not hit.
-pub async fn a_forced_release_with_an_old_nonce_does_nothing<H: Harness>(h: &H) {
+pub async fn a_forced_release_with_an_old_nonce_does_nothing(h: &Store) {
     let (a, b, operator, key) = (node(h), node(h), node(h), key("report"));
     if !a.capabilities().force_release {
         return skip("no lock can be taken from its holder");
@@ -109,7 +109,7 @@ pub async fn a_forced_release_with_an_old_nonce_does_nothing<H: Harness>(h: &H) 
 }
 
 /// Whoever cannot be named cannot be freed, and the error says what to do instead.
-pub async fn a_forced_release_of_nobody_is_refused<H: Harness>(h: &H) {
+pub async fn a_forced_release_of_nobody_is_refused(h: &Store) {
     let (a, key) = (node(h), key("report"));
     let since = Timestamp::now();
     let mut nobody = Holder::new(key, Nonce::random(), a.node().clone(), since);
@@ -119,7 +119,7 @@ pub async fn a_forced_release_of_nobody_is_refused<H: Harness>(h: &H) {
 }
 
 /// Compare and set: whoever writes over a note has read it.
-pub async fn a_note_is_versioned<H: Harness>(h: &H) {
+pub async fn a_note_is_versioned(h: &Store) {
     let (a, b, key) = (node(h), node(h), key("report"));
     if !a.capabilities().marks {
         return skip("no notes are kept");
@@ -133,7 +133,7 @@ pub async fn a_note_is_versioned<H: Harness>(h: &H) {
 }
 
 /// A note is small, any bytes, and too long is refused without a change.
-pub async fn a_note_is_bounded<H: Harness>(h: &H) {
+pub async fn a_note_is_bounded(h: &Store) {
     let (a, key) = (node(h), key("report"));
     if !a.capabilities().marks {
         return skip("no notes are kept");
@@ -149,7 +149,7 @@ pub async fn a_note_is_bounded<H: Harness>(h: &H) {
 }
 
 /// Every winner is told the note, whether it claims or not, and so is whoever enrolls. No run wears it off.
-pub async fn a_note_comes_with_every_win<H: Harness>(h: &H) {
+pub async fn a_note_comes_with_every_win(h: &Store) {
     let (a, key) = (Raw::new(h), key("report"));
     if !a.capabilities().marks {
         return skip("no notes are kept");
@@ -170,7 +170,7 @@ pub async fn a_note_comes_with_every_win<H: Harness>(h: &H) {
 }
 
 /// Writing a note takes no lock: an operator may pause what is running.
-pub async fn a_note_can_be_written_under_a_lock<H: Harness>(h: &H) {
+pub async fn a_note_can_be_written_under_a_lock(h: &Store) {
     let (a, b, key) = (node(h), node(h), key("report"));
     if !a.capabilities().marks {
         return skip("no notes are kept");

@@ -6,14 +6,14 @@ use solocron::Kind;
 use solocron::lock::{Enrolment, Fencing, LockBackend, MarkAfter, Released, Validity};
 
 use super::client::{Raw, SOON, in_time, is_free, key, node, stays_away};
-use crate::Harness;
+use crate::Store;
 use crate::harness::skip;
 
 /// How long news may take that a backend does not claim to push.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// A constant, and the same for every client.
-pub async fn capabilities_are_constant<H: Harness>(h: &H) {
+pub async fn capabilities_are_constant(h: &Store) {
     let (a, b) = (h.connect(), h.connect());
     let before = a.capabilities();
     assert_eq!(before, b.capabilities());
@@ -28,7 +28,7 @@ pub async fn capabilities_are_constant<H: Harness>(h: &H) {
 }
 
 /// Marks are kept where they are claimed to be, and nowhere else.
-pub async fn marks_are_kept_where_claimed<H: Harness>(h: &H) {
+pub async fn marks_are_kept_where_claimed(h: &Store) {
     let a = Raw::new(h);
     let job = Enrolment { key: key("report"), fingerprint: 7 };
     let enrolled = a.backend.enroll(&[job]).await.remove(0);
@@ -42,7 +42,7 @@ pub async fn marks_are_kept_where_claimed<H: Harness>(h: &H) {
 }
 
 /// A lease has a time, or it is bound to its process: as claimed.
-pub async fn leases_run_out_where_claimed<H: Harness>(h: &H) {
+pub async fn leases_run_out_where_claimed(h: &Store) {
     let (a, key) = (Raw::brief(h), key("report"));
     let grant = a.win(&a.plain(&key)).await;
     let timed = matches!(grant.validity, Validity::Until { .. });
@@ -57,7 +57,7 @@ pub async fn leases_run_out_where_claimed<H: Harness>(h: &H) {
 }
 
 /// Wake-ups are pushed where they are claimed to be, and nowhere else.
-pub async fn wakes_are_pushed_where_claimed<H: Harness>(h: &H) {
+pub async fn wakes_are_pushed_where_claimed(h: &Store) {
     let (a, b, key) = (Raw::new(h), Raw::new(h), key("report"));
     let grant = a.win(&a.plain(&key)).await;
     let watch = b.backend.watch(&key).await.expect("the store answers");
@@ -69,7 +69,7 @@ pub async fn wakes_are_pushed_where_claimed<H: Harness>(h: &H) {
 }
 
 /// The loss of a lease is pushed where that is claimed, and nowhere else.
-pub async fn losses_are_told_where_claimed<H: Harness>(h: &H) {
+pub async fn losses_are_told_where_claimed(h: &Store) {
     let (a, b, key) = (Raw::new(h), Raw::new(h), key("report"));
     let request = a.plain(&key);
     let grant = a.win(&request).await;
@@ -86,7 +86,7 @@ pub async fn losses_are_told_where_claimed<H: Harness>(h: &H) {
 }
 
 /// A store with a clock tells its time with every win; one without does not make one up.
-pub async fn the_store_tells_its_time_where_claimed<H: Harness>(h: &H) {
+pub async fn the_store_tells_its_time_where_claimed(h: &Store) {
     let (a, key) = (Raw::new(h), key("report"));
     let claimed = a.capabilities().store_clock;
     assert_eq!(a.win(&a.plain(&key)).await.store_now.is_some(), claimed);
@@ -97,7 +97,7 @@ pub async fn the_store_tells_its_time_where_claimed<H: Harness>(h: &H) {
 
 /// A lock can be taken from its holder where that is claimed. Where it is not, the answer says what happened: a client may be able
 /// to free what its own process holds, and no more.
-pub async fn locks_are_forced_where_claimed<H: Harness>(h: &H) {
+pub async fn locks_are_forced_where_claimed(h: &Store) {
     let (a, b, key) = (Raw::new(h), Raw::new(h), key("report"));
     let request = a.plain(&key);
     let grant = a.win(&request).await;
@@ -109,7 +109,7 @@ pub async fn locks_are_forced_where_claimed<H: Harness>(h: &H) {
 }
 
 /// A fence is told where one is claimed. Where none is claimed it is zero, so that nobody trusts it.
-pub async fn fences_are_told_where_claimed<H: Harness>(h: &H) {
+pub async fn fences_are_told_where_claimed(h: &Store) {
     let a = Raw::new(h);
     let fence = a.win(&a.plain(&key("report"))).await.fence;
     assert_eq!(fence.as_u64() > 0, a.capabilities().fencing != Fencing::None, "{fence}");

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use solocron::jiff::Timestamp;
 use solocron::lock::{
-    Capabilities, Claim, ClaimState, Delivery, Enrolled, Enrolment, Grant, LockBackend, LockGuard,
-    LockKey, LockOptions, Locks, Mark, MarkAfter, NodeId, Nonce, Reply, Request,
+    AnyBackend, AnyLease, Capabilities, Claim, ClaimState, Delivery, Enrolled, Enrolment, Grant,
+    LockBackend, LockGuard, LockKey, LockOptions, Locks, Mark, MarkAfter, NodeId, Nonce, Reply,
+    Request,
 };
 use solocron::{BackendError, Clock, LeaseInstant, SystemClock};
 
-use crate::Harness;
+use crate::Store;
 
 /// How long an event may take that should come soon, on a loaded machine and over a network.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -35,14 +36,14 @@ pub(crate) fn long_ttl(capabilities: &Capabilities) -> Duration {
 }
 
 /// One more node, with leases that do not run out within a law.
-pub(crate) fn node<H: Harness>(h: &H) -> Locks {
+pub(crate) fn node(h: &Store) -> Locks {
     let backend = h.connect();
     let ttl = long_ttl(&backend.capabilities());
     locks(backend, ttl)
 }
 
 /// One more node, with leases that a law can wait for.
-pub(crate) fn brief_node<H: Harness>(h: &H) -> Locks {
+pub(crate) fn brief_node(h: &Store) -> Locks {
     let backend = h.connect();
     let ttl = short_ttl(&backend.capabilities());
     locks(backend, ttl)
@@ -73,22 +74,22 @@ pub(crate) async fn is_free(locks: &Locks, key: &LockKey) -> bool {
 
 /// A client that speaks to the driver itself.
 #[derive(Debug)]
-pub(crate) struct Raw<B> {
-    pub(crate) backend: B,
+pub(crate) struct Raw {
+    pub(crate) backend: AnyBackend,
     pub(crate) node: NodeId,
     pub(crate) ttl: Duration,
 }
 
-impl<B: LockBackend> Raw<B> {
+impl Raw {
     /// One more client, with leases that do not run out within a law.
-    pub(crate) fn new<H: Harness<Backend = B>>(h: &H) -> Self {
+    pub(crate) fn new(h: &Store) -> Self {
         let backend = h.connect();
         let ttl = long_ttl(&backend.capabilities());
         Self { backend, node: NodeId::unique(), ttl }
     }
 
     /// One more client, with leases that a law can wait for.
-    pub(crate) fn brief<H: Harness<Backend = B>>(h: &H) -> Self {
+    pub(crate) fn brief(h: &Store) -> Self {
         let backend = h.connect();
         let ttl = short_ttl(&backend.capabilities());
         Self { backend, node: NodeId::unique(), ttl }
@@ -115,19 +116,19 @@ impl<B: LockBackend> Raw<B> {
     }
 
     /// Sends one request.
-    pub(crate) async fn send(&self, request: &Request) -> Result<Reply<B::Lease>, BackendError> {
+    pub(crate) async fn send(&self, request: &Request) -> Result<Reply<AnyLease>, BackendError> {
         let mut answers = self.backend.try_acquire(std::slice::from_ref(request)).await;
         assert_eq!(answers.len(), 1, "one request, one answer");
         answers.remove(0)
     }
 
     /// The answer of a store that answers.
-    pub(crate) async fn reply(&self, request: &Request) -> Reply<B::Lease> {
+    pub(crate) async fn reply(&self, request: &Request) -> Reply<AnyLease> {
         self.send(request).await.expect("the store answers")
     }
 
     /// The grant of a request that wins.
-    pub(crate) async fn win(&self, request: &Request) -> Grant<B::Lease> {
+    pub(crate) async fn win(&self, request: &Request) -> Grant<AnyLease> {
         match self.reply(request).await {
             Reply::Won(grant) => grant,
             other => panic!("{request:?} should win, and got {other:?}"),
@@ -135,7 +136,7 @@ impl<B: LockBackend> Raw<B> {
     }
 
     /// The grant of the first request that wins, and when it was answered. A fresh nonce each time.
-    pub(crate) async fn win_when_free(&self, key: &LockKey) -> (Grant<B::Lease>, LeaseInstant) {
+    pub(crate) async fn win_when_free(&self, key: &LockKey) -> (Grant<AnyLease>, LeaseInstant) {
         let polling = async {
             loop {
                 match self.send(&self.plain(key)).await {
@@ -202,7 +203,7 @@ impl<B: LockBackend> Raw<B> {
 }
 
 /// Enrolls the job at the user's level and waits until `N` ticks after its mark are due.
-pub(crate) async fn due_ticks<H: Harness, const N: usize>(h: &H, key: &LockKey) -> [Mark; N] {
+pub(crate) async fn due_ticks<const N: usize>(h: &Store, key: &LockKey) -> [Mark; N] {
     Raw::new(h).ticks(key).await
 }
 

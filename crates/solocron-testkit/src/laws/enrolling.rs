@@ -7,10 +7,10 @@ use solocron::lock::{Enrolment, LockBackend, Mark, MarkAfter, Reply};
 use solocron::{Error, Kind};
 
 use super::client::{Raw, in_an_hour, is_free, key, node, once};
-use crate::Harness;
+use crate::Store;
 use crate::harness::skip;
 
-fn marks<H: Harness>(h: &H) -> Option<Raw<H::Backend>> {
+fn marks(h: &Store) -> Option<Raw> {
     let raw = Raw::new(h);
     if raw.capabilities().marks {
         return Some(raw);
@@ -20,7 +20,7 @@ fn marks<H: Harness>(h: &H) -> Option<Raw<H::Backend>> {
 }
 
 /// A new job begins now: what was due before it existed was not missed, and what comes next is not lost.
-pub async fn enrolling_begins_at_the_stores_now<H: Harness>(h: &H) {
+pub async fn enrolling_begins_at_the_stores_now(h: &Store) {
     let Some(a) = marks(h) else { return };
     let enrolled = a.enroll(&key("report")).await;
     assert!(enrolled.created);
@@ -38,7 +38,7 @@ pub async fn enrolling_begins_at_the_stores_now<H: Harness>(h: &H) {
 }
 
 /// A second node, a second start: nothing is reset.
-pub async fn enrolling_again_resets_nothing<H: Harness>(h: &H) {
+pub async fn enrolling_again_resets_nothing(h: &Store) {
     let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     let key = key("report");
     let first = a.enroll(&key).await;
@@ -56,7 +56,7 @@ pub async fn enrolling_again_resets_nothing<H: Harness>(h: &H) {
 }
 
 /// A schedule that changed is dated: before that, nothing was missed. Its mark stays.
-pub async fn a_changed_schedule_is_dated<H: Harness>(h: &H) {
+pub async fn a_changed_schedule_is_dated(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let [tick] = a.ticks(&key).await;
@@ -76,7 +76,7 @@ pub async fn a_changed_schedule_is_dated<H: Harness>(h: &H) {
 }
 
 /// An acquisition never makes up a past of its own.
-pub async fn a_key_that_was_not_enrolled_takes_no_claims<H: Harness>(h: &H) {
+pub async fn a_key_that_was_not_enrolled_takes_no_claims(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let tick = Mark::floor(Timestamp::now());
@@ -92,7 +92,7 @@ pub async fn a_key_that_was_not_enrolled_takes_no_claims<H: Harness>(h: &H) {
 }
 
 /// Enrolling takes no lock and disturbs none.
-pub async fn enrolling_disturbs_no_holder<H: Harness>(h: &H) {
+pub async fn enrolling_disturbs_no_holder(h: &Store) {
     let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     let key = key("report");
     let grant = a.win(&a.plain(&key)).await;
@@ -103,7 +103,7 @@ pub async fn enrolling_disturbs_no_holder<H: Harness>(h: &H) {
 }
 
 /// Many jobs in one call: an answer for each, in their order.
-pub async fn many_jobs_enroll_in_one_call<H: Harness>(h: &H) {
+pub async fn many_jobs_enroll_in_one_call(h: &Store) {
     let Some(a) = marks(h) else { return };
     let keys: Vec<_> = (0..50).map(|n| key(&format!("job-{n}"))).collect();
     a.enroll_as(&keys[20], 120).await;
@@ -122,7 +122,7 @@ pub async fn many_jobs_enroll_in_one_call<H: Harness>(h: &H) {
 }
 
 /// Where no marks are kept, enrolling and claiming say so at once, and say what is missing.
-pub async fn without_marks_nothing_is_enrolled<H: Harness>(h: &H) {
+pub async fn without_marks_nothing_is_enrolled(h: &Store) {
     let a = node(h);
     if a.capabilities().marks {
         return skip("marks are kept");

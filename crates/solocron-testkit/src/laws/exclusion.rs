@@ -8,10 +8,10 @@ use solocron::lock::{LockBackend, Reply, TryLock};
 use tokio::task::JoinSet;
 
 use super::client::{Raw, SOON, in_time, is_free, key, node, take};
-use crate::Harness;
+use crate::Store;
 
 /// Nobody else is let in, and the refusal is an answer, not an error.
-pub async fn a_held_key_excludes_other_clients<H: Harness>(h: &H) {
+pub async fn a_held_key_excludes_other_clients(h: &Store) {
     let (a, b, key) = (node(h), node(h), key("report"));
     let guard = take(&a, &key).await;
     assert!(matches!(b.try_lock(&key).await, Ok(TryLock::Busy(_))));
@@ -20,7 +20,7 @@ pub async fn a_held_key_excludes_other_clients<H: Harness>(h: &H) {
 }
 
 /// Two tasks of one process are two holders: nothing is re-entered by accident.
-pub async fn a_held_key_excludes_its_own_process<H: Harness>(h: &H) {
+pub async fn a_held_key_excludes_its_own_process(h: &Store) {
     let (a, key) = (node(h), key("report"));
     let guard = take(&a, &key).await;
     assert!(a.try_lock(&key).await.expect("the store answers").won().is_none());
@@ -29,14 +29,14 @@ pub async fn a_held_key_excludes_its_own_process<H: Harness>(h: &H) {
 }
 
 /// The same through the driver: one client, two nonces, one lock.
-pub async fn a_client_cannot_take_its_own_key_twice<H: Harness>(h: &H) {
+pub async fn a_client_cannot_take_its_own_key_twice(h: &Store) {
     let (a, key) = (Raw::new(h), key("report"));
     let _grant = a.win(&a.plain(&key)).await;
     assert!(matches!(a.reply(&a.plain(&key)).await, Reply::Busy { .. }));
 }
 
 /// Giving back is enough: no ttl has to pass.
-pub async fn a_released_key_is_free<H: Harness>(h: &H) {
+pub async fn a_released_key_is_free(h: &Store) {
     let (a, b, key) = (node(h), node(h), key("report"));
     for _ in 0..3 {
         take(&a, &key).await.release().await.expect("the store answers");
@@ -45,7 +45,7 @@ pub async fn a_released_key_is_free<H: Harness>(h: &H) {
 }
 
 /// Locks of different names have nothing to do with each other.
-pub async fn keys_do_not_disturb_each_other<H: Harness>(h: &H) {
+pub async fn keys_do_not_disturb_each_other(h: &Store) {
     let (a, b) = (node(h), node(h));
     let (one, two) = (key("one"), key("two"));
     let first = take(&a, &one).await;
@@ -57,7 +57,7 @@ pub async fn keys_do_not_disturb_each_other<H: Harness>(h: &H) {
 }
 
 /// A hundred tasks on four nodes enter ten times each, and meet nobody inside.
-pub async fn never_two_are_inside<H: Harness>(h: &H) {
+pub async fn never_two_are_inside(h: &Store) {
     const TASKS: usize = 100;
     const ENTRIES: usize = 10;
     let nodes: Vec<_> = (0..4).map(|_| node(h)).collect();
@@ -86,7 +86,7 @@ pub async fn never_two_are_inside<H: Harness>(h: &H) {
 }
 
 /// Read, wait, write: a counter under the lock counts everybody.
-pub async fn no_update_is_lost<H: Harness>(h: &H) {
+pub async fn no_update_is_lost(h: &Store) {
     const TASKS: u64 = 8;
     const UPDATES: u64 = 10;
     let counter = Arc::new(AtomicU64::new(0));
@@ -111,7 +111,7 @@ pub async fn no_update_is_lost<H: Harness>(h: &H) {
 }
 
 /// Attempts that collide: exactly one wins, however many try at once.
-pub async fn one_of_many_attempts_wins<H: Harness>(h: &H) {
+pub async fn one_of_many_attempts_wins(h: &Store) {
     let key = key("report");
     for _ in 0..20 {
         let clients: Vec<_> = (0..8).map(|_| Arc::new(Raw::new(h))).collect();

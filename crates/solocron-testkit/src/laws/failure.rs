@@ -9,10 +9,10 @@ use super::client::{
     Raw, SOON, brief_node, due_ticks, in_time, is_free, key, locks, long_ttl, node, once, take,
 };
 use crate::harness::{lacks, skip};
-use crate::{Call, Fault, Faulty, Harness};
+use crate::{Call, Fault, Faulty, Store};
 
 /// A store that is down is neither free nor taken.
-pub async fn a_store_that_is_down_is_not_busy<H: Harness>(h: &H) {
+pub async fn a_store_that_is_down_is_not_busy(h: &Store) {
     let faulty = Faulty::new(h.connect());
     let (a, key) = (locks(faulty.clone(), long_ttl(&faulty.capabilities())), key("report"));
     faulty.down();
@@ -33,7 +33,7 @@ pub async fn a_store_that_is_down_is_not_busy<H: Harness>(h: &H) {
 }
 
 /// Nobody knows: the same nonce is sent again, and then taken back; what the user sees says "unknown".
-pub async fn an_unknown_outcome_is_sent_again_and_then_taken_back<H: Harness>(h: &H) {
+pub async fn an_unknown_outcome_is_sent_again_and_then_taken_back(h: &Store) {
     let faulty = Faulty::script(h.connect(), vec![(Call::TryAcquire, Fault::LostReply); 9]);
     let (a, key) = (locks(faulty.clone(), long_ttl(&faulty.capabilities())), key("report"));
     match a.try_lock(&key).await {
@@ -49,7 +49,7 @@ pub async fn an_unknown_outcome_is_sent_again_and_then_taken_back<H: Harness>(h:
 }
 
 /// A call that never ends is cut off, and what it may have won is taken back.
-pub async fn a_call_that_hangs_is_cut_off<H: Harness>(h: &H) {
+pub async fn a_call_that_hangs_is_cut_off(h: &Store) {
     for fault in [Fault::Hang, Fault::HangAfter] {
         let faulty = Faulty::script(h.connect(), vec![(Call::TryAcquire, fault); 9]);
         let caps = faulty.capabilities();
@@ -64,7 +64,7 @@ pub async fn a_call_that_hangs_is_cut_off<H: Harness>(h: &H) {
 }
 
 /// A revocation that fails is tried until it is acknowledged.
-pub async fn a_revocation_is_tried_until_it_is_acknowledged<H: Harness>(h: &H) {
+pub async fn a_revocation_is_tried_until_it_is_acknowledged(h: &Store) {
     let mut script = vec![(Call::TryAcquire, Fault::LostReply); 9];
     script.extend([Fault::Fail, Fault::LostReply, Fault::Late].map(|fault| (Call::Revoke, fault)));
     let faulty = Faulty::script(h.connect(), script);
@@ -79,7 +79,7 @@ pub async fn a_revocation_is_tried_until_it_is_acknowledged<H: Harness>(h: &H) {
 }
 
 /// A release that fails is tried again, at once and then in the background.
-pub async fn a_release_is_tried_until_it_is_acknowledged<H: Harness>(h: &H) {
+pub async fn a_release_is_tried_until_it_is_acknowledged(h: &Store) {
     for (failures, known) in [(2, true), (4, false)] {
         let faulty = Faulty::script(h.connect(), vec![(Call::Release, Fault::Fail); failures]);
         let options = LockOptions::default()
@@ -95,7 +95,7 @@ pub async fn a_release_is_tried_until_it_is_acknowledged<H: Harness>(h: &H) {
 }
 
 /// The reply to a release is lost; the second one finds it done.
-pub async fn a_lost_reply_to_a_release_is_found_again<H: Harness>(h: &H) {
+pub async fn a_lost_reply_to_a_release_is_found_again(h: &Store) {
     let faulty = Faulty::script(h.connect(), [(Call::Release, Fault::LostReply)]);
     let options = LockOptions::default()
         .ttl(long_ttl(&faulty.capabilities()))
@@ -108,7 +108,7 @@ pub async fn a_lost_reply_to_a_release_is_found_again<H: Harness>(h: &H) {
 }
 
 /// One failed claim of many is one failed claim.
-pub async fn a_failed_claim_leaves_the_mark_alone<H: Harness>(h: &H) {
+pub async fn a_failed_claim_leaves_the_mark_alone(h: &Store) {
     let raw = Raw::new(h);
     if !raw.capabilities().marks {
         return skip("no marks are kept");
@@ -127,7 +127,7 @@ pub async fn a_failed_claim_leaves_the_mark_alone<H: Harness>(h: &H) {
 }
 
 /// What the backend cannot grant is refused when the locks are built, with both numbers.
-pub async fn a_ttl_out_of_range_is_refused<H: Harness>(h: &H) {
+pub async fn a_ttl_out_of_range_is_refused(h: &Store) {
     let Some(range) = h.connect().capabilities().ttl else {
         return skip("leases do not run out");
     };
@@ -152,7 +152,7 @@ pub async fn a_ttl_out_of_range_is_refused<H: Harness>(h: &H) {
 }
 
 /// The longest ttl of a namespace bounds every ttl in it: a store that forgot waits that long.
-pub async fn a_ttl_beyond_the_namespaces_longest_is_refused<H: Harness>(h: &H) {
+pub async fn a_ttl_beyond_the_namespaces_longest_is_refused(h: &Store) {
     let ttl = long_ttl(&h.connect().capabilities());
     let options = LockOptions::default().ttl(ttl);
     let shorter = Locks::builder(h.connect()).options(options).longest_ttl(ttl / 2).build();
@@ -163,7 +163,7 @@ pub async fn a_ttl_beyond_the_namespaces_longest_is_refused<H: Harness>(h: &H) {
 }
 
 /// Renewals may run wherever they are told to.
-pub async fn a_keeper_may_be_the_callers_own_runtime<H: Harness>(h: &H) {
+pub async fn a_keeper_may_be_the_callers_own_runtime(h: &Store) {
     let options = LockOptions::default().ttl(long_ttl(&h.connect().capabilities()));
     let a = Locks::builder(h.connect()).options(options).keeper(Keeper::current()).build();
     let a = a.expect("the options fit");
@@ -174,7 +174,7 @@ pub async fn a_keeper_may_be_the_callers_own_runtime<H: Harness>(h: &H) {
 }
 
 /// A store that stops and comes back is a store again, for the clients it had.
-pub async fn a_client_survives_a_restart_of_its_store<H: Harness>(h: &H) {
+pub async fn a_client_survives_a_restart_of_its_store(h: &Store) {
     let (a, key) = (brief_node(h), key("report"));
     take(&a, &key).await.release().await.expect("the store answers");
     if !h.restart().await {
@@ -186,7 +186,7 @@ pub async fn a_client_survives_a_restart_of_its_store<H: Harness>(h: &H) {
 
 /// A store that does not answer is an error in time, and works again when it does. What it was asked for meanwhile, and may only
 /// carry out now, is taken back.
-pub async fn a_frozen_store_is_an_error_in_time<H: Harness>(h: &H) {
+pub async fn a_frozen_store_is_an_error_in_time(h: &Store) {
     fn is_silence<T>(answer: &Result<T, Error>) -> bool {
         match answer {
             Err(Error::Backend { source, .. }) => {
@@ -224,7 +224,7 @@ pub async fn a_frozen_store_is_an_error_in_time<H: Harness>(h: &H) {
 }
 
 /// A broken connection is mended without being told.
-pub async fn a_broken_connection_is_mended<H: Harness>(h: &H) {
+pub async fn a_broken_connection_is_mended(h: &Store) {
     let (a, key) = (brief_node(h), key("report"));
     take(&a, &key).await.release().await.expect("the store answers");
     if !h.sever().await {

@@ -7,10 +7,10 @@ use solocron::lock::{Fence, Fencing, LockBackend, MarkAfter, Scope};
 use tokio::task::JoinSet;
 
 use super::client::{Raw, key, node, now, take};
-use crate::Harness;
+use crate::Store;
 use crate::harness::{lacks, skip};
 
-fn usable<H: Harness>(h: &H) -> bool {
+fn usable(h: &Store) -> bool {
     let usable = h.connect().capabilities().fencing != Fencing::None;
     if !usable {
         skip("there is no usable fence");
@@ -19,7 +19,7 @@ fn usable<H: Harness>(h: &H) -> bool {
 }
 
 /// After a release, after a revocation, after a holder that died.
-pub async fn a_fence_grows_with_every_win<H: Harness>(h: &H) {
+pub async fn a_fence_grows_with_every_win(h: &Store) {
     if !usable(h) {
         return;
     }
@@ -45,7 +45,7 @@ pub async fn a_fence_grows_with_every_win<H: Harness>(h: &H) {
 }
 
 /// The counter is the store's, not the client's.
-pub async fn a_new_client_gets_a_higher_fence<H: Harness>(h: &H) {
+pub async fn a_new_client_gets_a_higher_fence(h: &Store) {
     if !usable(h) {
         return;
     }
@@ -60,7 +60,7 @@ pub async fn a_new_client_gets_a_higher_fence<H: Harness>(h: &H) {
 }
 
 /// It is the number of a win: neither a resend nor a renewal is one.
-pub async fn a_resend_or_a_renewal_changes_no_fence<H: Harness>(h: &H) {
+pub async fn a_resend_or_a_renewal_changes_no_fence(h: &Store) {
     if !usable(h) {
         return;
     }
@@ -74,7 +74,7 @@ pub async fn a_resend_or_a_renewal_changes_no_fence<H: Harness>(h: &H) {
 }
 
 /// A guard hands out one fence for as long as it lives.
-pub async fn a_guard_has_one_fence<H: Harness>(h: &H) {
+pub async fn a_guard_has_one_fence(h: &Store) {
     if !usable(h) {
         return;
     }
@@ -86,7 +86,7 @@ pub async fn a_guard_has_one_fence<H: Harness>(h: &H) {
 }
 
 /// Whoever is inside has a higher fence than everybody who was inside before.
-pub async fn fences_follow_the_order_of_the_wins<H: Harness>(h: &H) {
+pub async fn fences_follow_the_order_of_the_wins(h: &Store) {
     if !usable(h) {
         return;
     }
@@ -112,7 +112,7 @@ pub async fn fences_follow_the_order_of_the_wins<H: Harness>(h: &H) {
 }
 
 /// Also over a loss of all data, which a bare counter does not survive.
-pub async fn a_fence_grows_over_a_loss_of_memory<H: Harness>(h: &H) {
+pub async fn a_fence_grows_over_a_loss_of_memory(h: &Store) {
     if !usable(h) {
         return;
     }
@@ -126,7 +126,7 @@ pub async fn a_fence_grows_over_a_loss_of_memory<H: Harness>(h: &H) {
 }
 
 /// And over a restart of the store.
-pub async fn a_fence_grows_over_a_restart<H: Harness>(h: &H) {
+pub async fn a_fence_grows_over_a_restart(h: &Store) {
     if !usable(h) {
         return;
     }

@@ -12,10 +12,10 @@ use super::client::{
     short_ttl, stop_after, take,
 };
 use crate::harness::skip;
-use crate::{Call, Fault, Faulty, Harness};
+use crate::{Call, Fault, Faulty, Store};
 
 /// Sending it again finds the grant of the first time.
-pub async fn the_same_nonce_gets_the_same_grant<H: Harness>(h: &H) {
+pub async fn the_same_nonce_gets_the_same_grant(h: &Store) {
     let (a, b, key) = (Raw::new(h), node(h), key("report"));
     let request = a.plain(&key);
     let first = a.win(&request).await;
@@ -29,7 +29,7 @@ pub async fn the_same_nonce_gets_the_same_grant<H: Harness>(h: &H) {
 }
 
 /// Also for a tick, which by now is at the mark, and for what the winner was told of the claim before.
-pub async fn the_same_nonce_gets_the_same_tick<H: Harness>(h: &H) {
+pub async fn the_same_nonce_gets_the_same_tick(h: &Store) {
     let (a, key) = (Raw::new(h), key("report"));
     if !a.capabilities().marks {
         return skip("no marks are kept");
@@ -44,7 +44,7 @@ pub async fn the_same_nonce_gets_the_same_tick<H: Harness>(h: &H) {
 }
 
 /// The validity of a resent grant counts from the first send: nobody knows which copy arrived.
-pub async fn a_resent_grant_counts_from_the_first_send<H: Harness>(h: &H) {
+pub async fn a_resent_grant_counts_from_the_first_send(h: &Store) {
     let (a, key) = (Raw::new(h), key("report"));
     let request = a.plain(&key);
     let _first = a.win(&request).await;
@@ -55,7 +55,7 @@ pub async fn a_resent_grant_counts_from_the_first_send<H: Harness>(h: &H) {
 }
 
 /// A resend is not a renewal.
-pub async fn a_resend_extends_no_lease<H: Harness>(h: &H) {
+pub async fn a_resend_extends_no_lease(h: &Store) {
     const TRIES: u32 = 5;
     let (a, b) = (Raw::brief(h), Raw::brief(h));
     let Some(range) = a.capabilities().ttl else { return skip("leases do not run out") };
@@ -85,7 +85,7 @@ pub async fn a_resend_extends_no_lease<H: Harness>(h: &H) {
 }
 
 /// A nonce that is refused before it arrives wins nothing when it does.
-pub async fn a_revoked_nonce_wins_nothing<H: Harness>(h: &H) {
+pub async fn a_revoked_nonce_wins_nothing(h: &Store) {
     let (a, b, key) = (Raw::new(h), node(h), key("report"));
     let request = a.plain(&key);
     let revoked = a.backend.revoke(&key, request.nonce, MarkAfter::Undo).await;
@@ -98,7 +98,7 @@ pub async fn a_revoked_nonce_wins_nothing<H: Harness>(h: &H) {
 }
 
 /// The refusal comes before everything else that could be said: rule 1 before rules 3 and 5.
-pub async fn a_refusal_comes_first<H: Harness>(h: &H) {
+pub async fn a_refusal_comes_first(h: &Store) {
     let (a, b, key) = (Raw::new(h), Raw::new(h), key("report"));
     let request = a.plain(&key);
     a.backend.revoke(&key, request.nonce, MarkAfter::Undo).await.expect("the store answers");
@@ -113,7 +113,7 @@ pub async fn a_refusal_comes_first<H: Harness>(h: &H) {
 }
 
 /// Taking back frees the key; taking it back again is harmless.
-pub async fn a_revocation_frees_its_key<H: Harness>(h: &H) {
+pub async fn a_revocation_frees_its_key(h: &Store) {
     let (a, b, key) = (Raw::new(h), node(h), key("report"));
     let request = a.plain(&key);
     let _lease = a.win(&request).await;
@@ -127,7 +127,7 @@ pub async fn a_revocation_frees_its_key<H: Harness>(h: &H) {
 }
 
 /// A nonce that holds nothing is taken back from nobody.
-pub async fn revoking_a_stranger_disturbs_nobody<H: Harness>(h: &H) {
+pub async fn revoking_a_stranger_disturbs_nobody(h: &Store) {
     let (a, b, key) = (Raw::new(h), node(h), key("report"));
     let guard = take(&b, &key).await;
     let revoked = a.backend.revoke(&key, Nonce::random(), MarkAfter::Undo).await;
@@ -138,7 +138,7 @@ pub async fn revoking_a_stranger_disturbs_nobody<H: Harness>(h: &H) {
 }
 
 /// The reply is lost, the caller asks again, and holds what it won the first time.
-pub async fn a_lost_reply_is_found_again<H: Harness>(h: &H) {
+pub async fn a_lost_reply_is_found_again(h: &Store) {
     let faulty = Faulty::script(h.connect(), [(Call::TryAcquire, Fault::LostReply)]);
     let (a, b, key) =
         (locks(faulty.clone(), long_ttl(&faulty.capabilities())), node(h), key("report"));
@@ -151,7 +151,7 @@ pub async fn a_lost_reply_is_found_again<H: Harness>(h: &H) {
 }
 
 /// Also for a tick: it is won once, and not stale for its own winner.
-pub async fn a_lost_reply_to_a_claim_is_found_again<H: Harness>(h: &H) {
+pub async fn a_lost_reply_to_a_claim_is_found_again(h: &Store) {
     let raw = Raw::new(h);
     if !raw.capabilities().marks {
         return skip("no marks are kept");
@@ -175,7 +175,7 @@ pub async fn a_lost_reply_to_a_claim_is_found_again<H: Harness>(h: &H) {
 }
 
 /// The driver's side of it: a grant whose lease is gone with its reply is still the grant of its nonce.
-pub async fn a_grant_whose_reply_is_lost_is_the_grant_of_its_nonce<H: Harness>(h: &H) {
+pub async fn a_grant_whose_reply_is_lost_is_the_grant_of_its_nonce(h: &Store) {
     let (a, key) = (Raw::new(h), key("report"));
     if !a.capabilities().marks {
         return skip("no marks are kept");
@@ -187,7 +187,7 @@ pub async fn a_grant_whose_reply_is_lost_is_the_grant_of_its_nonce<H: Harness>(h
 }
 
 /// Nobody ever answers: the caller is told so, nothing is held, and the tick is as it was.
-pub async fn an_acquisition_that_stays_unknown_is_taken_back<H: Harness>(h: &H) {
+pub async fn an_acquisition_that_stays_unknown_is_taken_back(h: &Store) {
     let raw = Raw::new(h);
     if !raw.capabilities().marks {
         return skip("no marks are kept");
@@ -215,7 +215,7 @@ pub async fn an_acquisition_that_stays_unknown_is_taken_back<H: Harness>(h: &H) 
 }
 
 /// A copy of the request is still on its way when a second copy is answered with "busy": when it arrives, it wins nothing.
-pub async fn a_copy_that_arrives_after_a_refusal_wins_nothing<H: Harness>(h: &H) {
+pub async fn a_copy_that_arrives_after_a_refusal_wins_nothing(h: &Store) {
     let (holder, key) = (node(h), key("report"));
     let guard = take(&holder, &key).await;
     let faulty = Faulty::script(h.connect(), [(Call::TryAcquire, Fault::Late)]);
@@ -229,7 +229,7 @@ pub async fn a_copy_that_arrives_after_a_refusal_wins_nothing<H: Harness>(h: &H)
 }
 
 /// A copy that arrives after the grant was given back wins nothing either.
-pub async fn a_copy_that_arrives_after_the_release_wins_nothing<H: Harness>(h: &H) {
+pub async fn a_copy_that_arrives_after_the_release_wins_nothing(h: &Store) {
     let (b, key) = (node(h), key("report"));
     let faulty = Faulty::script(h.connect(), [(Call::TryAcquire, Fault::Late)]);
     let a = locks(faulty.clone(), long_ttl(&faulty.capabilities()));
@@ -242,7 +242,7 @@ pub async fn a_copy_that_arrives_after_the_release_wins_nothing<H: Harness>(h: &
 }
 
 /// A grant that is answered when it is as good as over is no grant, and is given back.
-pub async fn a_grant_that_comes_too_late_is_given_back<H: Harness>(h: &H) {
+pub async fn a_grant_that_comes_too_late_is_given_back(h: &Store) {
     let raw = Raw::brief(h);
     if raw.capabilities().ttl.is_none() {
         return skip("leases do not run out");
@@ -263,7 +263,7 @@ pub async fn a_grant_that_comes_too_late_is_given_back<H: Harness>(h: &H) {
 }
 
 /// Dropped at every await point there is, an attempt leaves the key free.
-pub async fn a_dropped_attempt_leaves_nothing_behind<H: Harness>(h: &H) {
+pub async fn a_dropped_attempt_leaves_nothing_behind(h: &Store) {
     const POINTS: u32 = 3;
     let slow = Faulty::slow(h.connect(), POINTS);
     let ttl = long_ttl(&slow.capabilities());
@@ -282,7 +282,7 @@ pub async fn a_dropped_attempt_leaves_nothing_behind<H: Harness>(h: &H) {
 }
 
 /// Dropped at every await point there is, a claim leaves the mark where it was.
-pub async fn a_dropped_claim_leaves_the_mark_where_it_was<H: Harness>(h: &H) {
+pub async fn a_dropped_claim_leaves_the_mark_where_it_was(h: &Store) {
     let raw = Raw::new(h);
     if !raw.capabilities().marks {
         return skip("no marks are kept");
@@ -307,7 +307,7 @@ pub async fn a_dropped_claim_leaves_the_mark_where_it_was<H: Harness>(h: &H) {
 }
 
 /// The same for one that waits: for a free key, and for one that somebody holds.
-pub async fn a_dropped_wait_leaves_nothing_behind<H: Harness>(h: &H) {
+pub async fn a_dropped_wait_leaves_nothing_behind(h: &Store) {
     let slow = Faulty::slow(h.connect(), 2);
     let ttl = long_ttl(&slow.capabilities());
     let (a, b, key) = (locks(slow, ttl), node(h), key("report"));

@@ -14,7 +14,7 @@ use super::client::{
     SOON, brief_node, in_time, key, locks, node, now, short_ttl, stays_away, take,
 };
 use crate::harness::{lacks, skip};
-use crate::{Call, Fault, Faulty, Harness};
+use crate::{Call, Fault, Faulty, Store};
 
 const GROUP: &str = "group";
 
@@ -53,7 +53,7 @@ async fn follows(elector: &mut Elector) {
 }
 
 /// Two candidates: one leads, the other follows, for as long as nothing happens.
-pub async fn one_of_two_candidates_leads<H: Harness>(h: &H) {
+pub async fn one_of_two_candidates_leads(h: &Store) {
     let (one, two) = (brief_node(h), brief_node(h));
     let mut a = campaign(&one);
     let first = elected(&mut a).await;
@@ -72,7 +72,7 @@ pub async fn one_of_two_candidates_leads<H: Harness>(h: &H) {
 }
 
 /// Candidates who give way again and again: there are never two inside, and each gets its turn.
-pub async fn never_two_lead<H: Harness>(h: &H) {
+pub async fn never_two_lead(h: &Store) {
     const CANDIDATES: usize = 4;
     const TERMS: usize = 5;
     let inside = Arc::new(AtomicUsize::new(0));
@@ -105,7 +105,7 @@ pub async fn never_two_lead<H: Harness>(h: &H) {
 }
 
 /// A later term has a higher fence, whoever's it is.
-pub async fn the_fence_grows_with_every_term<H: Harness>(h: &H) {
+pub async fn the_fence_grows_with_every_term(h: &Store) {
     let (one, two) = (node(h), node(h));
     if one.capabilities().fencing == Fencing::None {
         return skip("there is no fence");
@@ -125,7 +125,7 @@ pub async fn the_fence_grows_with_every_term<H: Harness>(h: &H) {
 }
 
 /// A leader that steps down is followed at once, not when its lease would have ended, and does not come first again.
-pub async fn stepping_down_hands_over_at_once<H: Harness>(h: &H) {
+pub async fn stepping_down_hands_over_at_once(h: &Store) {
     let (mut a, mut b) = (campaign(&node(h)), campaign(&node(h)));
     for round in 0..3 {
         let first = tokio::select! {
@@ -148,7 +148,7 @@ pub async fn stepping_down_hands_over_at_once<H: Harness>(h: &H) {
 }
 
 /// A leader that resigns is followed at once, and campaigns no more.
-pub async fn resigning_hands_over_at_once<H: Harness>(h: &H) {
+pub async fn resigning_hands_over_at_once(h: &Store) {
     let (mut a, mut b) = (campaign(&node(h)), campaign(&node(h)));
     let first = tokio::select! {
         first = elected(&mut a) => first,
@@ -163,7 +163,7 @@ pub async fn resigning_hands_over_at_once<H: Harness>(h: &H) {
 }
 
 /// A leader whose elector is dropped does not believe in it any more, and is followed at once.
-pub async fn a_dropped_elector_is_followed<H: Harness>(h: &H) {
+pub async fn a_dropped_elector_is_followed(h: &Store) {
     let (one, two) = (node(h), node(h));
     let mut a = campaign(&one);
     let first = elected(&mut a).await;
@@ -176,7 +176,7 @@ pub async fn a_dropped_elector_is_followed<H: Harness>(h: &H) {
 }
 
 /// Another process led and was killed: the next leader is elected when the store knows.
-pub async fn a_dead_leader_is_followed<H: Harness>(h: &H) {
+pub async fn a_dead_leader_is_followed(h: &Store) {
     let a = brief_node(h);
     let elector = campaign(&a);
     let group = elector.key().clone();
@@ -191,7 +191,7 @@ pub async fn a_dead_leader_is_followed<H: Harness>(h: &H) {
 }
 
 /// The store ends a leader's lease: it is told, in order, and its next term is another one.
-pub async fn a_lost_leadership_is_told_in_order<H: Harness>(h: &H) {
+pub async fn a_lost_leadership_is_told_in_order(h: &Store) {
     let a = brief_node(h);
     let mut elector = campaign(&a);
     let mut terms = Vec::new();
@@ -213,7 +213,7 @@ pub async fn a_lost_leadership_is_told_in_order<H: Harness>(h: &H) {
 }
 
 /// An operator frees the group's lock: the leader is told.
-pub async fn a_leader_can_be_deposed_by_force<H: Harness>(h: &H) {
+pub async fn a_leader_can_be_deposed_by_force(h: &Store) {
     let (a, operator) = (brief_node(h), node(h));
     if !a.capabilities().force_release {
         return skip("no lock can be taken from its holder");
@@ -230,7 +230,7 @@ pub async fn a_leader_can_be_deposed_by_force<H: Harness>(h: &H) {
 }
 
 /// Renewals hang for ever: the leader knows before another is elected.
-pub async fn a_leader_whose_renewals_hang_knows_before_its_successor<H: Harness>(h: &H) {
+pub async fn a_leader_whose_renewals_hang_knows_before_its_successor(h: &Store) {
     let caps = h.connect().capabilities();
     if caps.ttl.is_none() {
         return skip("leases do not run out");
@@ -257,7 +257,7 @@ pub async fn a_leader_whose_renewals_hang_knows_before_its_successor<H: Harness>
 }
 
 /// A store that fails elects nobody; when it answers again, somebody leads. Its trouble is told once.
-pub async fn a_failing_store_elects_nobody<H: Harness>(h: &H) {
+pub async fn a_failing_store_elects_nobody(h: &Store) {
     let faulty = Faulty::new(h.connect());
     faulty.down();
     let locks = locks(faulty.clone(), short_ttl(&h.connect().capabilities()));
@@ -280,7 +280,7 @@ pub async fn a_failing_store_elects_nobody<H: Harness>(h: &H) {
 }
 
 /// The reply that would have elected it is lost: it is elected all the same, or nobody is blocked by what it may have won.
-pub async fn a_lost_reply_blocks_no_group<H: Harness>(h: &H) {
+pub async fn a_lost_reply_blocks_no_group(h: &Store) {
     let faulty = Faulty::script(h.connect(), [(Call::TryAcquire, Fault::LostReply)]);
     let locks = locks(faulty.clone(), short_ttl(&h.connect().capabilities()));
     let mut elector = campaign(&locks);
@@ -291,7 +291,7 @@ pub async fn a_lost_reply_blocks_no_group<H: Harness>(h: &H) {
 }
 
 /// Two groups have two leaders, and neither meets a lock or a job that is called like it.
-pub async fn a_group_meets_no_other_name<H: Harness>(h: &H) {
+pub async fn a_group_meets_no_other_name(h: &Store) {
     let a = node(h);
     let guard = take(&a, &key(GROUP)).await;
     let (mut one, mut two) =
@@ -307,7 +307,7 @@ pub async fn a_group_meets_no_other_name<H: Harness>(h: &H) {
 }
 
 /// A scheduler in leader mode works on every backend: ticks run on the leader, each once, and on the next one after it.
-pub async fn one_leader_runs_the_ticks<H: Harness>(h: &H) {
+pub async fn one_leader_runs_the_ticks(h: &Store) {
     const ENOUGH: usize = 5;
     let (told, mut runs) = tokio::sync::mpsc::unbounded_channel();
     let mut nodes = BTreeMap::new();

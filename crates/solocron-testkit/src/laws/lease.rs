@@ -7,11 +7,11 @@ use solocron::lock::{LockBackend, MarkAfter, Renewal, Reply, Validity};
 use super::client::{
     Raw, SOON, brief_node, in_time, is_free, key, locks, node, now, short_ttl, take,
 };
-use crate::Harness;
+use crate::Store;
 use crate::harness::{lacks, skip};
 
 /// Nobody gets the key before the ttl is over, and somebody does soon after.
-pub async fn a_lease_ends_after_its_ttl_and_not_before<H: Harness>(h: &H) {
+pub async fn a_lease_ends_after_its_ttl_and_not_before(h: &Store) {
     let (a, b, key) = (Raw::brief(h), Raw::brief(h), key("report"));
     let Some(range) = a.capabilities().ttl else { return skip("leases do not run out") };
     let sent = now();
@@ -30,7 +30,7 @@ pub async fn a_lease_ends_after_its_ttl_and_not_before<H: Harness>(h: &H) {
 }
 
 /// For as long as a guard lives, its lease does, through many ttls.
-pub async fn a_renewed_lease_outlives_its_ttl<H: Harness>(h: &H) {
+pub async fn a_renewed_lease_outlives_its_ttl(h: &Store) {
     let (a, b, key) = (brief_node(h), node(h), key("report"));
     let ttl = short_ttl(&a.capabilities());
     let guard = take(&a, &key).await;
@@ -46,7 +46,7 @@ pub async fn a_renewed_lease_outlives_its_ttl<H: Harness>(h: &H) {
 }
 
 /// Lost for a moment is lost, also if nobody else came by.
-pub async fn a_late_renewal_revives_nothing<H: Harness>(h: &H) {
+pub async fn a_late_renewal_revives_nothing(h: &Store) {
     let (a, b, key) = (Raw::brief(h), node(h), key("report"));
     let Some(range) = a.capabilities().ttl else { return skip("leases do not run out") };
     let grant = a.win(&a.plain(&key)).await;
@@ -61,7 +61,7 @@ pub async fn a_late_renewal_revives_nothing<H: Harness>(h: &H) {
 }
 
 /// The key has another holder: the renewal of the old one takes nothing away.
-pub async fn a_renewal_does_not_touch_the_successor<H: Harness>(h: &H) {
+pub async fn a_renewal_does_not_touch_the_successor(h: &Store) {
     let (a, b, c, key) = (Raw::new(h), Raw::new(h), node(h), key("report"));
     let request = a.plain(&key);
     let old = a.win(&request).await;
@@ -76,7 +76,7 @@ pub async fn a_renewal_does_not_touch_the_successor<H: Harness>(h: &H) {
 }
 
 /// One call renews many leases, answers each, and a lost one does not hurt the others.
-pub async fn renewals_answer_in_order<H: Harness>(h: &H) {
+pub async fn renewals_answer_in_order(h: &Store) {
     let a = Raw::new(h);
     let mut grants = Vec::new();
     for name in ["one", "two", "three"] {
@@ -91,7 +91,7 @@ pub async fn renewals_answer_in_order<H: Harness>(h: &H) {
 }
 
 /// What is granted is never less than what was asked for, and counts from before the request was sent.
-pub async fn a_grant_is_valid_from_its_first_send<H: Harness>(h: &H) {
+pub async fn a_grant_is_valid_from_its_first_send(h: &Store) {
     let (a, key) = (Raw::new(h), key("report"));
     let request = a.plain(&key);
     let grant = a.win(&request).await;
@@ -106,7 +106,7 @@ pub async fn a_grant_is_valid_from_its_first_send<H: Harness>(h: &H) {
 }
 
 /// A renewal counts from before it was sent, not from when it was answered.
-pub async fn a_renewal_is_valid_from_its_send<H: Harness>(h: &H) {
+pub async fn a_renewal_is_valid_from_its_send(h: &Store) {
     let (a, key) = (Raw::new(h), key("report"));
     let grant = a.win(&a.plain(&key)).await;
     let sent = now();
@@ -122,7 +122,7 @@ pub async fn a_renewal_is_valid_from_its_send<H: Harness>(h: &H) {
 }
 
 /// A holder that is gone without a word is followed by whoever waits.
-pub async fn a_dead_holder_is_followed_by_its_waiter<H: Harness>(h: &H) {
+pub async fn a_dead_holder_is_followed_by_its_waiter(h: &Store) {
     let (dead, key) = (Raw::brief(h), key("report"));
     let waiter = node(h);
     let grant = dead.win(&dead.plain(&key)).await;
@@ -137,7 +137,7 @@ pub async fn a_dead_holder_is_followed_by_its_waiter<H: Harness>(h: &H) {
 }
 
 /// The same with a real process that is killed.
-pub async fn a_killed_process_is_followed_by_its_waiter<H: Harness>(h: &H) {
+pub async fn a_killed_process_is_followed_by_its_waiter(h: &Store) {
     let (waiter, key) = (brief_node(h), key("report"));
     if !h.hold_and_die(&key).await {
         return lacks("hold_and_die", waiter.capabilities().scope > solocron::lock::Scope::Process);
@@ -147,7 +147,7 @@ pub async fn a_killed_process_is_followed_by_its_waiter<H: Harness>(h: &H) {
 }
 
 /// The shortest ttl that the backend claims to grant is granted, and so is the longest.
-pub async fn every_claimed_ttl_is_granted<H: Harness>(h: &H) {
+pub async fn every_claimed_ttl_is_granted(h: &Store) {
     let mut a = Raw::new(h);
     let Some(range) = a.capabilities().ttl else { return skip("leases do not run out") };
     for (name, ttl) in [("shortest", range.min), ("longest", range.max)] {
@@ -162,7 +162,7 @@ pub async fn every_claimed_ttl_is_granted<H: Harness>(h: &H) {
 }
 
 /// A ttl between two steps is rounded up: a lease may live longer than asked for, never shorter.
-pub async fn a_ttl_is_never_shortened<H: Harness>(h: &H) {
+pub async fn a_ttl_is_never_shortened(h: &Store) {
     let backend = h.connect();
     let Some(range) = backend.capabilities().ttl else { return skip("leases do not run out") };
     let odd = short_ttl(&backend.capabilities()) + range.step / 3;

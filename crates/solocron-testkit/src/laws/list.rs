@@ -293,10 +293,10 @@ macro_rules! __each_law {
 #[macro_export]
 macro_rules! __keep {
     ($harness:ty, $law:path) => {
-        $crate::keep::<$harness>($law)
+        $crate::keep::<$harness>(|store| Box::pin($law(store)))
     };
     (alone $harness:ty, $law:path) => {
-        $crate::keep_alone::<$harness>($law)
+        $crate::keep_alone::<$harness>(|store| Box::pin($law(store)))
     };
 }
 
@@ -310,7 +310,7 @@ mod tests {
     use super::ALL;
 
     /// The sources of all modules of laws.
-    const SOURCES: [(&str, &str); 14] = [
+    const SOURCES: &[(&str, &str)] = &[
         ("exclusion", include_str!("exclusion.rs")),
         ("release", include_str!("release.rs")),
         ("lease", include_str!("lease.rs")),
@@ -336,7 +336,7 @@ mod tests {
                 source
                     .lines()
                     .filter_map(|line| line.strip_prefix("pub async fn "))
-                    .filter_map(|line| Some((*module, line.split_once('<')?.0)))
+                    .filter_map(|line| Some((*module, line.split_once('(')?.0)))
             })
             .collect();
         let listed: BTreeSet<_> = ALL.iter().copied().collect();
@@ -357,7 +357,7 @@ mod tests {
                 let body = law.split_once("\n}\n").map_or(*law, |(body, _)| body);
                 DISTURBS.iter().any(|hook| body.contains(hook))
             })
-            .filter_map(|law| Some(law.split_once('<')?.0))
+            .filter_map(|law| Some(law.split_once('(')?.0))
             .collect();
         assert_eq!(alone.iter().map(|(_, law)| *law).collect::<BTreeSet<_>>(), disturbing);
     }

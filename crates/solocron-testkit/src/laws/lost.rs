@@ -15,7 +15,7 @@ use super::client::{
     stays_away, take,
 };
 use crate::harness::{lacks, skip};
-use crate::{Call, Fault, Faulty, Harness};
+use crate::{Call, Fault, Faulty, Store};
 
 /// The guard says in every way it has that the lock is lost.
 async fn told(guard: &LockGuard, how: &str) {
@@ -26,13 +26,13 @@ async fn told(guard: &LockGuard, how: &str) {
 }
 
 /// A guard that is told of losses, and its node.
-async fn held<H: Harness>(h: &H) -> (LockGuard, LockKey, Locks) {
+async fn held(h: &Store) -> (LockGuard, LockKey, Locks) {
     let (a, key) = (brief_node(h), key("report"));
     (take(&a, &key).await, key, a)
 }
 
 /// The store ends the lease before its time.
-pub async fn an_expired_lease_is_told<H: Harness>(h: &H) {
+pub async fn an_expired_lease_is_told(h: &Store) {
     let (guard, key, a) = held(h).await;
     if !h.expire(&key).await {
         return lacks("expire", a.capabilities().tells_loss);
@@ -44,7 +44,7 @@ pub async fn an_expired_lease_is_told<H: Harness>(h: &H) {
 }
 
 /// The store forgets everything.
-pub async fn a_forgotten_lease_is_told<H: Harness>(h: &H) {
+pub async fn a_forgotten_lease_is_told(h: &Store) {
     let (guard, _, a) = held(h).await;
     if !h.forget().await {
         return lacks("forget", a.capabilities().marks && !h.never_forgets());
@@ -53,7 +53,7 @@ pub async fn a_forgotten_lease_is_told<H: Harness>(h: &H) {
 }
 
 /// An operator frees the lock.
-pub async fn a_force_released_lease_is_told<H: Harness>(h: &H) {
+pub async fn a_force_released_lease_is_told(h: &Store) {
     let (guard, key, a) = held(h).await;
     if !a.capabilities().force_release {
         return skip("no lock can be taken from its holder");
@@ -67,7 +67,7 @@ pub async fn a_force_released_lease_is_told<H: Harness>(h: &H) {
 }
 
 /// The file under the lock is deleted or replaced.
-pub async fn a_replaced_lock_is_told<H: Harness>(h: &H) {
+pub async fn a_replaced_lock_is_told(h: &Store) {
     let (guard, key, _) = held(h).await;
     if !h.replace(&key).await {
         return lacks("replace", false);
@@ -76,7 +76,7 @@ pub async fn a_replaced_lock_is_told<H: Harness>(h: &H) {
 }
 
 /// Giving back is not losing: no token fires, however the news of it travels.
-pub async fn a_normal_release_is_no_loss<H: Harness>(h: &H) {
+pub async fn a_normal_release_is_no_loss(h: &Store) {
     let (a, b) = (node(h), node(h));
     let mut tokens = Vec::new();
     for round in 0..200 {
@@ -98,7 +98,7 @@ pub async fn a_normal_release_is_no_loss<H: Harness>(h: &H) {
 }
 
 /// Whoever begins to listen after the loss still hears of it.
-pub async fn a_loss_before_anybody_listens_is_not_missed<H: Harness>(h: &H) {
+pub async fn a_loss_before_anybody_listens_is_not_missed(h: &Store) {
     let ttl = short_ttl(&h.connect().capabilities());
     let options = LockOptions::default().ttl(ttl).max_runtime(Duration::from_millis(20));
     let a = Locks::builder(h.connect()).options(options).build().expect("the options fit");
@@ -110,7 +110,7 @@ pub async fn a_loss_before_anybody_listens_is_not_missed<H: Harness>(h: &H) {
 }
 
 /// Once lost, always lost: a lock is never taken again behind its holder's back.
-pub async fn a_lost_lock_stays_lost<H: Harness>(h: &H) {
+pub async fn a_lost_lock_stays_lost(h: &Store) {
     let ttl = short_ttl(&h.connect().capabilities());
     let options = LockOptions::default().ttl(ttl).max_runtime(Duration::from_millis(20));
     let a = Locks::builder(h.connect()).options(options).build().expect("the options fit");
@@ -126,7 +126,7 @@ pub async fn a_lost_lock_stays_lost<H: Harness>(h: &H) {
 }
 
 /// A run that never comes back keeps its lock no longer than it was allowed to.
-pub async fn max_runtime_ends_a_lease<H: Harness>(h: &H) {
+pub async fn max_runtime_ends_a_lease(h: &Store) {
     let ttl = short_ttl(&h.connect().capabilities());
     let limit = ttl / 4;
     let options = LockOptions::default().ttl(ttl).max_runtime(limit);
@@ -144,7 +144,7 @@ pub async fn max_runtime_ends_a_lease<H: Harness>(h: &H) {
 }
 
 /// Renewals hang for ever: the holder is told before anybody else can have the lock.
-pub async fn a_lease_whose_renewals_hang_is_lost_in_time<H: Harness>(h: &H) {
+pub async fn a_lease_whose_renewals_hang_is_lost_in_time(h: &Store) {
     let caps = h.connect().capabilities();
     if caps.ttl.is_none() {
         return skip("leases do not run out");
@@ -174,7 +174,7 @@ pub async fn a_lease_whose_renewals_hang_is_lost_in_time<H: Harness>(h: &H) {
 }
 
 /// One failed renewal is nothing yet: it is tried again, and nobody is told anything.
-pub async fn one_failed_renewal_is_no_loss<H: Harness>(h: &H) {
+pub async fn one_failed_renewal_is_no_loss(h: &Store) {
     let caps = h.connect().capabilities();
     if caps.ttl.is_none() {
         return skip("leases do not run out");
@@ -192,7 +192,7 @@ pub async fn one_failed_renewal_is_no_loss<H: Harness>(h: &H) {
 }
 
 /// Everything that renews has stopped: whoever asks at the deadline is still told the truth.
-pub async fn a_check_fails_at_the_deadline_without_a_keeper<H: Harness>(h: &H) {
+pub async fn a_check_fails_at_the_deadline_without_a_keeper(h: &Store) {
     let caps = h.connect().capabilities();
     if caps.ttl.is_none() {
         return skip("leases do not run out");
@@ -218,7 +218,7 @@ pub async fn a_check_fails_at_the_deadline_without_a_keeper<H: Harness>(h: &H) {
 }
 
 /// Work under the lock goes no further than the lock.
-pub async fn work_is_dropped_when_its_lock_is_lost<H: Harness>(h: &H) {
+pub async fn work_is_dropped_when_its_lock_is_lost(h: &Store) {
     struct Dropped(Arc<AtomicBool>);
     impl Drop for Dropped {
         fn drop(&mut self) {
@@ -243,7 +243,7 @@ pub async fn work_is_dropped_when_its_lock_is_lost<H: Harness>(h: &H) {
 }
 
 /// What the work returns is handed back untouched, and the lock is still held.
-pub async fn work_hands_back_its_value<H: Harness>(h: &H) {
+pub async fn work_hands_back_its_value(h: &Store) {
     let a = node(h);
     let guard = take(&a, &key("report")).await;
     let value: Result<Vec<u8>, String> =
@@ -254,7 +254,7 @@ pub async fn work_hands_back_its_value<H: Harness>(h: &H) {
 }
 
 /// A store that does not answer at all takes nobody's lock for longer than its ttl, and the holder knows.
-pub async fn a_frozen_store_is_a_loss_in_time<H: Harness>(h: &H) {
+pub async fn a_frozen_store_is_a_loss_in_time(h: &Store) {
     let (guard, key, a) = held(h).await;
     if !h.freeze().await {
         return lacks("freeze", a.capabilities().scope == Scope::Fleet);
@@ -277,7 +277,7 @@ pub async fn a_frozen_store_is_a_loss_in_time<H: Harness>(h: &H) {
 }
 
 /// A store that comes back knows its holder, or tells it that it does not; nobody else holds the lock as well.
-pub async fn a_restart_makes_no_second_holder<H: Harness>(h: &H) {
+pub async fn a_restart_makes_no_second_holder(h: &Store) {
     let (guard, key, a) = held(h).await;
     if !h.restart().await {
         return lacks("restart", a.capabilities().scope == Scope::Fleet);
@@ -305,7 +305,7 @@ pub async fn a_restart_makes_no_second_holder<H: Harness>(h: &H) {
 }
 
 /// Connections break and come back within the ttl: nobody lost anything.
-pub async fn a_broken_connection_is_no_loss<H: Harness>(h: &H) {
+pub async fn a_broken_connection_is_no_loss(h: &Store) {
     let (guard, _, a) = held(h).await;
     if !h.sever().await {
         return lacks("sever", a.capabilities().scope == Scope::Fleet);
@@ -316,7 +316,7 @@ pub async fn a_broken_connection_is_no_loss<H: Harness>(h: &H) {
 }
 
 /// Two guards of one node: the loss of one is not the loss of the other.
-pub async fn a_loss_is_told_to_its_own_guard<H: Harness>(h: &H) {
+pub async fn a_loss_is_told_to_its_own_guard(h: &Store) {
     let caps = h.connect().capabilities();
     // Where a loss is not pushed, a renewal finds it.
     let ttl = if caps.tells_loss { long_ttl(&caps) } else { short_ttl(&caps) * 6 };

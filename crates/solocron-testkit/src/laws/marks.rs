@@ -15,10 +15,10 @@ use solocron::lock::{
 use tokio::task::JoinSet;
 
 use super::client::{Raw, in_an_hour, in_time, is_free, key, node, now, once};
-use crate::Harness;
+use crate::Store;
 use crate::harness::{lacks, skip};
 
-fn marks<H: Harness>(h: &H) -> Option<Raw<H::Backend>> {
+fn marks(h: &Store) -> Option<Raw> {
     let raw = Raw::new(h);
     if raw.capabilities().marks {
         return Some(raw);
@@ -28,14 +28,14 @@ fn marks<H: Harness>(h: &H) -> Option<Raw<H::Backend>> {
 }
 
 /// Wins the tick and ends its run.
-async fn run<B: LockBackend>(a: &Raw<B>, request: &Request) {
+async fn run(a: &Raw, request: &Request) {
     let grant = a.win(request).await;
     let released = a.backend.release(&grant.lease, MarkAfter::Done).await;
     assert_eq!(released.expect("the store answers"), Released::Done);
 }
 
 /// Wins the tick, and then its lease is over without a word.
-async fn run_and_die<B: LockBackend>(a: &Raw<B>, request: &Request) -> solocron::lock::Fence {
+async fn run_and_die(a: &Raw, request: &Request) -> solocron::lock::Fence {
     let grant = a.win(request).await;
     let fence = grant.fence;
     let released = a.backend.release(&grant.lease, MarkAfter::Unfinished).await;
@@ -51,7 +51,7 @@ fn all_in_turn(mut request: Request, after: Mark) -> Request {
 }
 
 /// However short its run was, and however late somebody else's clock is.
-pub async fn a_tick_that_was_run_is_stale<H: Harness>(h: &H) {
+pub async fn a_tick_that_was_run_is_stale(h: &Store) {
     let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     let key = key("report");
     let [older, tick, newer] = a.ticks(&key).await;
@@ -66,7 +66,7 @@ pub async fn a_tick_that_was_run_is_stale<H: Harness>(h: &H) {
 }
 
 /// Rule 4 comes before rule 5: a tick that is being run is stale, and the answer names who runs it.
-pub async fn a_running_tick_is_stale_and_not_busy<H: Harness>(h: &H) {
+pub async fn a_running_tick_is_stale_and_not_busy(h: &Store) {
     let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     let key = key("report");
     let [older, tick] = a.ticks(&key).await;
@@ -93,7 +93,7 @@ pub async fn a_running_tick_is_stale_and_not_busy<H: Harness>(h: &H) {
 }
 
 /// Rule 4 also where a plain lock holds the key.
-pub async fn a_stale_tick_is_stale_under_a_plain_lock<H: Harness>(h: &H) {
+pub async fn a_stale_tick_is_stale_under_a_plain_lock(h: &Store) {
     let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     let key = key("report");
     let [tick, newer] = a.ticks(&key).await;
@@ -106,7 +106,7 @@ pub async fn a_stale_tick_is_stale_under_a_plain_lock<H: Harness>(h: &H) {
 }
 
 /// Rule 5: another tick waits for the run, and learns which tick that is. Rule 5 comes before rule 6.
-pub async fn another_tick_is_busy_and_not_behind<H: Harness>(h: &H) {
+pub async fn another_tick_is_busy_and_not_behind(h: &Store) {
     let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     let key = key("report");
     let [first, second, third] = a.ticks(&key).await;
@@ -125,7 +125,7 @@ pub async fn another_tick_is_busy_and_not_behind<H: Harness>(h: &H) {
 }
 
 /// Rule 3: a node whose clock is fast waits; it does not burn the tick. Rule 3 comes before rules 5 and 6.
-pub async fn a_tick_from_the_future_is_early<H: Harness>(h: &H) {
+pub async fn a_tick_from_the_future_is_early(h: &Store) {
     let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     if !a.capabilities().store_clock {
         return skip("the store has no clock");
@@ -151,7 +151,7 @@ pub async fn a_tick_from_the_future_is_early<H: Harness>(h: &H) {
 }
 
 /// Rule 6: an unfinished tick goes first, where ticks are run at least once.
-pub async fn an_unfinished_tick_goes_first<H: Harness>(h: &H) {
+pub async fn an_unfinished_tick_goes_first(h: &Store) {
     let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     let key = key("report");
     let [first, second] = a.ticks(&key).await;
@@ -168,7 +168,7 @@ pub async fn an_unfinished_tick_goes_first<H: Harness>(h: &H) {
 }
 
 /// Rule 6: a tick that nobody claimed goes first, where every tick must be run.
-pub async fn an_unclaimed_tick_goes_first_where_all_are_run<H: Harness>(h: &H) {
+pub async fn an_unclaimed_tick_goes_first_where_all_are_run(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let [first, second, third] = a.ticks(&key).await;
@@ -182,7 +182,7 @@ pub async fn an_unclaimed_tick_goes_first_where_all_are_run<H: Harness>(h: &H) {
 }
 
 /// Rule 7: the mark moves when the tick is won, not when its run ends.
-pub async fn the_mark_moves_with_the_win<H: Harness>(h: &H) {
+pub async fn the_mark_moves_with_the_win(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let [tick] = a.ticks(&key).await;
@@ -196,7 +196,7 @@ pub async fn the_mark_moves_with_the_win<H: Harness>(h: &H) {
 }
 
 /// At least once: granted again after a death, with a higher attempt and a higher fence, and not for ever.
-pub async fn an_unfinished_tick_is_granted_a_bounded_number_of_times<H: Harness>(h: &H) {
+pub async fn an_unfinished_tick_is_granted_a_bounded_number_of_times(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let [tick, next] = a.ticks(&key).await;
@@ -219,7 +219,7 @@ pub async fn an_unfinished_tick_is_granted_a_bounded_number_of_times<H: Harness>
 }
 
 /// The same where the lease really runs out, or the process really dies.
-pub async fn the_tick_of_a_dead_holder_is_granted_again<H: Harness>(h: &H) {
+pub async fn the_tick_of_a_dead_holder_is_granted_again(h: &Store) {
     let (Some(b), a) = (marks(h), Raw::brief(h)) else { return };
     let key = key("report");
     let [tick] = a.ticks(&key).await;
@@ -241,7 +241,7 @@ pub async fn the_tick_of_a_dead_holder_is_granted_again<H: Harness>(h: &H) {
 }
 
 /// At most once: nobody runs it again, and the next winner is told, once.
-pub async fn an_abandoned_tick_is_reported_once<H: Harness>(h: &H) {
+pub async fn an_abandoned_tick_is_reported_once(h: &Store) {
     let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     let key = key("report");
     let [tick, next, last] = a.ticks(&key).await;
@@ -268,7 +268,7 @@ pub async fn an_abandoned_tick_is_reported_once<H: Harness>(h: &H) {
 }
 
 /// As if it had never been claimed: the tick, whether it was done, and its attempts.
-pub async fn an_undo_restores_the_claim_before_it<H: Harness>(h: &H) {
+pub async fn an_undo_restores_the_claim_before_it(h: &Store) {
     let Some(a) = marks(h) else { return };
     for revoke in [false, true] {
         for died in [false, true] {
@@ -299,7 +299,7 @@ pub async fn an_undo_restores_the_claim_before_it<H: Harness>(h: &H) {
 }
 
 /// An attempt that is undone does not count.
-pub async fn an_undone_attempt_does_not_count<H: Harness>(h: &H) {
+pub async fn an_undone_attempt_does_not_count(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let [tick] = a.ticks(&key).await;
@@ -313,7 +313,7 @@ pub async fn an_undone_attempt_does_not_count<H: Harness>(h: &H) {
 }
 
 /// The lease has ended before the revocation arrives: the tick goes back all the same.
-pub async fn a_revocation_after_the_lease_restores_the_mark<H: Harness>(h: &H) {
+pub async fn a_revocation_after_the_lease_restores_the_mark(h: &Store) {
     let (Some(b), a) = (marks(h), Raw::brief(h)) else { return };
     let key = key("report");
     let [tick] = a.ticks(&key).await;
@@ -329,7 +329,7 @@ pub async fn a_revocation_after_the_lease_restores_the_mark<H: Harness>(h: &H) {
 }
 
 /// What is done is done: taking back comes too late.
-pub async fn a_finished_tick_is_not_undone<H: Harness>(h: &H) {
+pub async fn a_finished_tick_is_not_undone(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let [tick] = a.ticks(&key).await;
@@ -343,7 +343,7 @@ pub async fn a_finished_tick_is_not_undone<H: Harness>(h: &H) {
 }
 
 /// The mark has moved on: neither an undo nor a late release touches another holder's tick.
-pub async fn a_late_settlement_leaves_the_successors_tick_alone<H: Harness>(h: &H) {
+pub async fn a_late_settlement_leaves_the_successors_tick_alone(h: &Store) {
     let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     for after in [MarkAfter::Undo, MarkAfter::Done, MarkAfter::Unfinished] {
         let key = key(&format!("{after:?}"));
@@ -369,7 +369,7 @@ pub async fn a_late_settlement_leaves_the_successors_tick_alone<H: Harness>(h: &
 }
 
 /// A run that outlived its lease has still run: its tick is done, if nobody has claimed since.
-pub async fn a_run_that_ends_after_its_lease_is_done<H: Harness>(h: &H) {
+pub async fn a_run_that_ends_after_its_lease_is_done(h: &Store) {
     let (Some(b), a) = (marks(h), Raw::brief(h)) else { return };
     let key = key("report");
     if a.capabilities().ttl.is_none() {
@@ -387,7 +387,7 @@ pub async fn a_run_that_ends_after_its_lease_is_done<H: Harness>(h: &H) {
 }
 
 /// A run cut short leaves its tick to its delivery.
-pub async fn a_run_cut_short_is_left_to_its_delivery<H: Harness>(h: &H) {
+pub async fn a_run_cut_short_is_left_to_its_delivery(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let [tick] = a.ticks(&key).await;
@@ -401,7 +401,7 @@ pub async fn a_run_cut_short_is_left_to_its_delivery<H: Harness>(h: &H) {
 }
 
 /// A release skips the ticks it overlapped, and no further than the store's clock.
-pub async fn a_release_skips_up_to_the_stores_clock<H: Harness>(h: &H) {
+pub async fn a_release_skips_up_to_the_stores_clock(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let [tick, overlapped, next] = a.ticks(&key).await;
@@ -429,7 +429,7 @@ pub async fn a_release_skips_up_to_the_stores_clock<H: Harness>(h: &H) {
 }
 
 /// Skipping never moves a mark back.
-pub async fn a_skip_never_moves_the_mark_back<H: Harness>(h: &H) {
+pub async fn a_skip_never_moves_the_mark_back(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let [older, tick] = a.ticks(&key).await;
@@ -441,7 +441,7 @@ pub async fn a_skip_never_moves_the_mark_back<H: Harness>(h: &H) {
 }
 
 /// A plain lock asks one question only: the other one's answer stays as it was.
-pub async fn a_plain_lock_leaves_marks_alone<H: Harness>(h: &H) {
+pub async fn a_plain_lock_leaves_marks_alone(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let [first, second] = a.ticks(&key).await;
@@ -459,7 +459,7 @@ pub async fn a_plain_lock_leaves_marks_alone<H: Harness>(h: &H) {
 }
 
 /// Ten keys in one call: each has its own answer, and a loser sinks nobody.
-pub async fn a_batch_answers_each_for_itself<H: Harness>(h: &H) {
+pub async fn a_batch_answers_each_for_itself(h: &Store) {
     let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     let names: Vec<_> = (0..6).map(|n| key(&format!("job-{n}"))).collect();
     for name in &names[..5] {
@@ -503,7 +503,7 @@ pub async fn a_batch_answers_each_for_itself<H: Harness>(h: &H) {
 }
 
 /// Many nodes, many ticks, all at once: each tick is run by exactly one.
-pub async fn each_tick_is_won_by_exactly_one<H: Harness>(h: &H) {
+pub async fn each_tick_is_won_by_exactly_one(h: &Store) {
     const TICKS: usize = 25;
     let Some(a) = marks(h) else { return };
     let key = key("report");
@@ -541,7 +541,7 @@ pub async fn each_tick_is_won_by_exactly_one<H: Harness>(h: &H) {
 }
 
 /// A claimed tick whose guard is dropped was cut short; nobody may assume that it never began.
-pub async fn a_dropped_claim_guard_leaves_its_tick_unfinished<H: Harness>(h: &H) {
+pub async fn a_dropped_claim_guard_leaves_its_tick_unfinished(h: &Store) {
     let Some(raw) = marks(h) else { return };
     let (a, key) = (node(h), key("report"));
     let [tick] = raw.ticks(&key).await;
@@ -554,7 +554,7 @@ pub async fn a_dropped_claim_guard_leaves_its_tick_unfinished<H: Harness>(h: &H)
 }
 
 /// An undo by hand gives the tick to whoever asks next.
-pub async fn an_undone_claim_can_be_claimed_again<H: Harness>(h: &H) {
+pub async fn an_undone_claim_can_be_claimed_again(h: &Store) {
     let Some(raw) = marks(h) else { return };
     let (a, b, key) = (node(h), node(h), key("report"));
     let [tick] = raw.ticks(&key).await;
@@ -568,7 +568,7 @@ pub async fn an_undone_claim_can_be_claimed_again<H: Harness>(h: &H) {
 }
 
 /// Users are given the same answers.
-pub async fn a_user_is_told_every_answer<H: Harness>(h: &H) {
+pub async fn a_user_is_told_every_answer(h: &Store) {
     let Some(raw) = marks(h) else { return };
     let (a, b, key) = (node(h), node(h), key("report"));
     let [first, second] = raw.ticks(&key).await;
@@ -591,7 +591,7 @@ pub async fn a_user_is_told_every_answer<H: Harness>(h: &H) {
 }
 
 /// A store that forgot: no tick of before is granted again, to nobody, whatever they remember.
-pub async fn no_tick_of_before_a_loss_is_granted_again<H: Harness>(h: &H) {
+pub async fn no_tick_of_before_a_loss_is_granted_again(h: &Store) {
     let (Some(_), a) = (marks(h), Raw::brief(h)) else { return };
     let key = key("report");
     let [done, running, missed] = a.ticks(&key).await;
@@ -621,7 +621,7 @@ pub async fn no_tick_of_before_a_loss_is_granted_again<H: Harness>(h: &H) {
 }
 
 /// A store that forgot who holds what waits until every lease of before is over.
-pub async fn the_first_grant_after_a_loss_waits_for_the_longest_ttl<H: Harness>(h: &H) {
+pub async fn the_first_grant_after_a_loss_waits_for_the_longest_ttl(h: &Store) {
     let (Some(_), a) = (marks(h), Raw::brief(h)) else { return };
     if a.capabilities().ttl.is_none() {
         return skip("leases do not run out");
@@ -653,7 +653,7 @@ pub async fn the_first_grant_after_a_loss_waits_for_the_longest_ttl<H: Harness>(
 }
 
 /// Whoever enrolled a job and keeps an eye on the epoch sees a loss, and only a loss.
-pub async fn the_epoch_tells_of_a_loss<H: Harness>(h: &H) {
+pub async fn the_epoch_tells_of_a_loss(h: &Store) {
     let (Some(a), Some(b)) = (marks(h), marks(h)) else { return };
     let key = key("report");
     let [tick] = a.ticks(&key).await;
@@ -673,12 +673,12 @@ pub async fn the_epoch_tells_of_a_loss<H: Harness>(h: &H) {
     assert_eq!([epoch(&a).await, epoch(&b).await], after, "it is a loss once");
 }
 
-async fn epoch<B: LockBackend>(client: &Raw<B>) -> Epoch {
+async fn epoch(client: &Raw) -> Epoch {
     client.backend.epoch().await.expect("the store answers")
 }
 
 /// A restart that keeps its data is no loss: the mark is where it was.
-pub async fn a_mark_survives_a_restart<H: Harness>(h: &H) {
+pub async fn a_mark_survives_a_restart(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let [tick] = a.ticks(&key).await;
@@ -691,7 +691,7 @@ pub async fn a_mark_survives_a_restart<H: Harness>(h: &H) {
 }
 
 /// Whether or not the store remembers after a restart: no tick that was claimed before is granted again, and new ones are.
-pub async fn no_tick_of_before_a_restart_is_granted_again<H: Harness>(h: &H) {
+pub async fn no_tick_of_before_a_restart_is_granted_again(h: &Store) {
     let (Some(_), a) = (marks(h), Raw::brief(h)) else { return };
     let key = key("report");
     let [done, running] = a.ticks(&key).await;
@@ -728,7 +728,7 @@ pub async fn no_tick_of_before_a_restart_is_granted_again<H: Harness>(h: &H) {
 }
 
 /// A mark survives every client: it is the store's.
-pub async fn a_mark_survives_its_clients<H: Harness>(h: &H) {
+pub async fn a_mark_survives_its_clients(h: &Store) {
     let Some(a) = marks(h) else { return };
     let key = key("report");
     let [tick] = a.ticks(&key).await;

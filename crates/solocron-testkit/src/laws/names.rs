@@ -6,7 +6,7 @@ use solocron::Error;
 use solocron::lock::{LockBackend, LockKey, Mark, MarkAfter};
 
 use super::client::{Raw, is_free, key, node, take};
-use crate::Harness;
+use crate::Store;
 use crate::harness::skip;
 
 /// Names that some store or file system would take for something else, or for each other.
@@ -80,7 +80,7 @@ fn strange() -> Vec<LockKey> {
 }
 
 /// All of them can be held at once, and none is refused.
-pub async fn strange_names_are_locks_of_their_own<H: Harness>(h: &H) {
+pub async fn strange_names_are_locks_of_their_own(h: &Store) {
     let (a, b) = (node(h), node(h));
     let mut guards = Vec::new();
     for key in strange() {
@@ -97,7 +97,7 @@ pub async fn strange_names_are_locks_of_their_own<H: Harness>(h: &H) {
 }
 
 /// Their marks are their own as well.
-pub async fn strange_names_have_marks_of_their_own<H: Harness>(h: &H) {
+pub async fn strange_names_have_marks_of_their_own(h: &Store) {
     let a = Raw::new(h);
     if !a.capabilities().marks {
         return skip("no marks are kept");
@@ -117,7 +117,7 @@ pub async fn strange_names_have_marks_of_their_own<H: Harness>(h: &H) {
 }
 
 /// What comes back is the name that went in.
-pub async fn a_holder_is_listed_under_its_own_name<H: Harness>(h: &H) {
+pub async fn a_holder_is_listed_under_its_own_name(h: &Store) {
     let (a, b) = (node(h), node(h));
     for key in strange() {
         let guard = take(&a, &key).await;
@@ -131,7 +131,7 @@ pub async fn a_holder_is_listed_under_its_own_name<H: Harness>(h: &H) {
 }
 
 /// A name that is no name is refused before anything is sent.
-pub async fn an_empty_or_endless_name_is_refused<H: Harness>(h: &H) {
+pub async fn an_empty_or_endless_name_is_refused(h: &Store) {
     let a = node(h);
     for name in [String::new(), "x".repeat(LockKey::MAX_BYTES + 1)] {
         let answer = a.try_lock(name).await;

@@ -1,13 +1,13 @@
 //! What a network does to a lock: it cuts, holds back, delays and refuses; and no answer is ever made up.
 //!
-//! Each law has links of its own ([`Harness::link`]), so the store and its other clients see nothing of it. Who looks at the store
+//! Each law has links of its own ([`Store::link`]), so the store and its other clients see nothing of it. Who looks at the store
 //! looks past the proxy.
 
 use std::time::Duration;
 
 use solocron::lock::{
-    Claim, ClaimGuard, ClaimReply, ClaimState, Fence, LockBackend, LockKey, LockOptions, Locks,
-    Mark, MarkAfter, Renewal, Scope, TryLock,
+    AnyBackend, Claim, ClaimGuard, ClaimReply, ClaimState, Fence, LockBackend, LockKey,
+    LockOptions, Locks, Mark, MarkAfter, Renewal, Scope, TryLock,
 };
 use solocron::{Error, Kind};
 use tokio::task::JoinSet;
@@ -15,13 +15,13 @@ use tokio::task::JoinSet;
 use super::client::{
     Raw, SOON, in_time, is_free, key, locks, long_ttl, node, now, once, short_ttl, stays_away, take,
 };
-use crate::Harness;
+use crate::Store;
 use crate::harness::{lacks, skip};
 use crate::server::Direction::{Down, Up};
 use crate::server::{Direction, Proxy};
 
 /// A client behind a proxy of its own, or why the law does not apply.
-fn link<H: Harness>(h: &H) -> Option<(Proxy, H::Backend)> {
+fn link(h: &Store) -> Option<(Proxy, AnyBackend)> {
     let link = h.link();
     if link.is_none() {
         lacks("link", h.connect().capabilities().scope == Scope::Fleet);
@@ -31,27 +31,27 @@ fn link<H: Harness>(h: &H) -> Option<(Proxy, H::Backend)> {
 
 /// Wherever the answer to a claim breaks off: its winner finds its own grant again, or has given it back. Nobody else gets the
 /// tick in between, and it is run exactly once.
-pub async fn a_claim_is_safe_wherever_its_reply_is_cut<H: Harness>(h: &H) {
+pub async fn a_claim_is_safe_wherever_its_reply_is_cut(h: &Store) {
     everywhere(h, Down, usize::MAX, Cutter::claim).await;
 }
 
 /// The same for a request that breaks off, and so is never carried out.
-pub async fn a_claim_is_safe_wherever_its_request_is_cut<H: Harness>(h: &H) {
+pub async fn a_claim_is_safe_wherever_its_request_is_cut(h: &Store) {
     const SAMPLES: usize = 40;
     everywhere(h, Up, SAMPLES, Cutter::claim).await;
 }
 
 /// Wherever the answer to a release breaks off: the tick is done, the key is free, and no late copy takes it from its successor.
-pub async fn a_release_is_done_wherever_its_reply_is_cut<H: Harness>(h: &H) {
+pub async fn a_release_is_done_wherever_its_reply_is_cut(h: &Store) {
     everywhere(h, Down, usize::MAX, Cutter::release).await;
 }
 
 /// Cuts what `with_cut` does after each number of bytes; at no more than so many places, evenly spread. Several clients share the work.
-async fn everywhere<H: Harness>(
-    h: &H,
+async fn everywhere(
+    h: &Store,
     direction: Direction,
     most: usize,
-    with_cut: impl AsyncFn(&mut Cutter<H::Backend>, Option<u64>) + Copy,
+    with_cut: impl AsyncFn(&mut Cutter, Option<u64>) + Copy,
 ) {
     const CLIENTS: usize = 4;
     /// No protocol asks or answers in fewer bytes.
@@ -112,13 +112,13 @@ async fn join<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<
 }
 
 /// A client whose connection is cut, and what the others see of it.
-struct Cutter<B> {
+struct Cutter {
     proxy: Proxy,
     direction: Direction,
     /// The one that is cut.
     locks: Locks,
     /// The others.
-    raw: Raw<B>,
+    raw: Raw,
     other: Locks,
     key: LockKey,
     /// How many bytes the last one took that was not cut.
@@ -127,11 +127,11 @@ struct Cutter<B> {
     last_fence: Fence,
 }
 
-impl<B: LockBackend> Cutter<B> {
-    async fn new<H: Harness<Backend = B>>(
-        h: &H,
+impl Cutter {
+    async fn new(
+        h: &Store,
         proxy: Proxy,
-        backend: B,
+        backend: AnyBackend,
         direction: Direction,
         number: usize,
     ) -> Self {
@@ -284,7 +284,7 @@ async fn claim_patiently(locks: &Locks, key: &LockKey, claim: Claim) -> Box<Clai
 
 /// Requests that arrive long after their sender gave up, and answers that nobody waits for: when they come through, they change
 /// nothing.
-pub async fn a_late_command_leaves_nothing_behind<H: Harness>(h: &H) {
+pub async fn a_late_command_leaves_nothing_behind(h: &Store) {
     let raw = Raw::new(h);
     if !raw.capabilities().marks {
         return skip("no marks are kept");
@@ -318,7 +318,7 @@ pub async fn a_late_command_leaves_nothing_behind<H: Harness>(h: &H) {
 
 /// A holder that hears nothing, or is not heard, or both: it knows that its lock is lost before anybody else has it, not later than
 /// a ttl after the cut, and does no harm when it comes back.
-pub async fn a_holder_that_is_cut_off_is_told_before_its_successor<H: Harness>(h: &H) {
+pub async fn a_holder_that_is_cut_off_is_told_before_its_successor(h: &Store) {
     if h.connect().capabilities().ttl.is_none() {
         return skip("leases do not run out");
     }
@@ -377,7 +377,7 @@ async fn take_patiently(locks: &Locks, key: &LockKey) {
 }
 
 /// A store that refuses to be connected to is neither free nor taken, and is a store again when it does not.
-pub async fn a_store_that_cannot_be_reached_is_not_busy<H: Harness>(h: &H) {
+pub async fn a_store_that_cannot_be_reached_is_not_busy(h: &Store) {
     let Some((proxy, backend)) = link(h) else { return };
     let (a, key) = (quick(backend), key("report"));
     take_patiently(&a, &key).await;
@@ -395,7 +395,7 @@ pub async fn a_store_that_cannot_be_reached_is_not_busy<H: Harness>(h: &H) {
 }
 
 /// Answers that take their time, but less than a request may: nobody loses anything.
-pub async fn a_slow_link_loses_nothing<H: Harness>(h: &H) {
+pub async fn a_slow_link_loses_nothing(h: &Store) {
     let Some((proxy, backend)) = link(h) else { return };
     let ttl = short_ttl(&backend.capabilities());
     let (a, b, key) = (locks(backend, ttl), node(h), key("report"));
@@ -411,7 +411,7 @@ pub async fn a_slow_link_loses_nothing<H: Harness>(h: &H) {
 }
 
 /// The news of a release is lost together with the connection that it was on: its waiter hears of it all the same.
-pub async fn a_waiter_hears_of_a_release_that_its_broken_link_missed<H: Harness>(h: &H) {
+pub async fn a_waiter_hears_of_a_release_that_its_broken_link_missed(h: &Store) {
     let Some((proxy, backend)) = link(h) else { return };
     let (a, b, key) = (quick(backend), node(h), key("report"));
     take_patiently(&a, &key).await;

@@ -9,10 +9,10 @@ use super::client::{
     Raw, brief_node, is_free, key, locks, long_ttl, node, now, once, stop_after, take,
 };
 use crate::harness::skip;
-use crate::{Faulty, Harness};
+use crate::{Faulty, Store};
 
 /// A second release changes nothing and answers as the first.
-pub async fn releasing_twice_is_harmless<H: Harness>(h: &H) {
+pub async fn releasing_twice_is_harmless(h: &Store) {
     let (a, b, key) = (Raw::new(h), node(h), key("report"));
     let grant = a.win(&a.plain(&key)).await;
     for _ in 0..3 {
@@ -23,7 +23,7 @@ pub async fn releasing_twice_is_harmless<H: Harness>(h: &H) {
 }
 
 /// The owner learns that it was none any more, every time it asks.
-pub async fn a_release_after_the_lease_says_not_owner_every_time<H: Harness>(h: &H) {
+pub async fn a_release_after_the_lease_says_not_owner_every_time(h: &Store) {
     let (a, b, key) = (Raw::brief(h), Raw::brief(h), key("report"));
     let Some(range) = a.capabilities().ttl else { return skip("leases do not run out") };
     let sent = now();
@@ -40,7 +40,7 @@ pub async fn a_release_after_the_lease_says_not_owner_every_time<H: Harness>(h: 
 }
 
 /// Somebody else has the key by now: the late release leaves it to them.
-pub async fn a_late_release_does_not_free_the_successor<H: Harness>(h: &H) {
+pub async fn a_late_release_does_not_free_the_successor(h: &Store) {
     let (a, b, c, key) = (Raw::new(h), Raw::new(h), node(h), key("report"));
     let request = a.plain(&key);
     let grant = a.win(&request).await;
@@ -55,7 +55,7 @@ pub async fn a_late_release_does_not_free_the_successor<H: Harness>(h: &H) {
 }
 
 /// A user who lost the lock is told so by the release; it is no error.
-pub async fn a_guard_that_lost_its_lock_is_released_as_not_owner<H: Harness>(h: &H) {
+pub async fn a_guard_that_lost_its_lock_is_released_as_not_owner(h: &Store) {
     let (a, b, key) = (node(h), node(h), key("report"));
     if !a.capabilities().force_release {
         return skip("no lock can be taken from its holder");
@@ -72,7 +72,7 @@ pub async fn a_guard_that_lost_its_lock_is_released_as_not_owner<H: Harness>(h: 
 }
 
 /// What was given back is not granted to a late copy of its request.
-pub async fn a_nonce_that_was_given_back_wins_nothing<H: Harness>(h: &H) {
+pub async fn a_nonce_that_was_given_back_wins_nothing(h: &Store) {
     let (a, b, key) = (Raw::new(h), node(h), key("report"));
     let request = a.plain(&key);
     let grant = a.win(&request).await;
@@ -84,7 +84,7 @@ pub async fn a_nonce_that_was_given_back_wins_nothing<H: Harness>(h: &H) {
 }
 
 /// A renewal that crosses a release on its way revives nothing.
-pub async fn a_renewal_that_crosses_a_release_revives_nothing<H: Harness>(h: &H) {
+pub async fn a_renewal_that_crosses_a_release_revives_nothing(h: &Store) {
     let (a, b, key) = (Raw::new(h), node(h), key("report"));
     for _ in 0..20 {
         let grant = a.win(&a.plain(&key)).await;
@@ -103,7 +103,7 @@ pub async fn a_renewal_that_crosses_a_release_revives_nothing<H: Harness>(h: &H)
 }
 
 /// Nobody has to wait for a ttl because somebody returned early.
-pub async fn a_dropped_guard_frees_its_key<H: Harness>(h: &H) {
+pub async fn a_dropped_guard_frees_its_key(h: &Store) {
     let (a, b, key) = (node(h), node(h), key("report"));
     for _ in 0..10 {
         drop(take(&a, &key).await);
@@ -113,7 +113,7 @@ pub async fn a_dropped_guard_frees_its_key<H: Harness>(h: &H) {
 }
 
 /// Dropped before its first poll, after its last but one, or anywhere between: it is given back.
-pub async fn a_release_that_is_dropped_halfway_still_happens<H: Harness>(h: &H) {
+pub async fn a_release_that_is_dropped_halfway_still_happens(h: &Store) {
     const POINTS: u32 = 3;
     let slow = Faulty::slow(h.connect(), POINTS);
     let ttl = long_ttl(&slow.capabilities());
@@ -131,7 +131,7 @@ pub async fn a_release_that_is_dropped_halfway_still_happens<H: Harness>(h: &H) 
 }
 
 /// The same for a claimed tick: its run has ended, whether or not the caller waited for the answer.
-pub async fn a_dropped_release_of_a_claim_still_finishes_its_tick<H: Harness>(h: &H) {
+pub async fn a_dropped_release_of_a_claim_still_finishes_its_tick(h: &Store) {
     let raw = Raw::new(h);
     if !raw.capabilities().marks {
         return skip("no marks are kept");
@@ -155,7 +155,7 @@ pub async fn a_dropped_release_of_a_claim_still_finishes_its_tick<H: Harness>(h:
 }
 
 /// A guard may be released from a runtime that is about to end.
-pub async fn a_node_that_settles_leaves_nothing_behind<H: Harness>(h: &H) {
+pub async fn a_node_that_settles_leaves_nothing_behind(h: &Store) {
     let (a, b) = (brief_node(h), node(h));
     let keys: Vec<_> = (0..20).map(|n| key(&format!("job-{n}"))).collect();
     let mut guards = Vec::new();

@@ -14,10 +14,10 @@ use super::client::{
     stop_after, take,
 };
 use crate::harness::skip;
-use crate::{Call, Fault, Faulty, Harness};
+use crate::{Call, Fault, Faulty, Store};
 
 /// Not shorter than asked for, not much longer, and it says who was in the way.
-pub async fn a_wait_ends_at_its_timeout<H: Harness>(h: &H) {
+pub async fn a_wait_ends_at_its_timeout(h: &Store) {
     let (a, b, key) = (node(h), node(h), key("report"));
     let guard = take(&a, &key).await;
     let patience = Duration::from_millis(50);
@@ -39,7 +39,7 @@ pub async fn a_wait_ends_at_its_timeout<H: Harness>(h: &H) {
 }
 
 /// No patience at all is one attempt.
-pub async fn a_wait_without_patience_takes_what_is_free<H: Harness>(h: &H) {
+pub async fn a_wait_without_patience_takes_what_is_free(h: &Store) {
     let faulty = Faulty::new(h.connect());
     let (a, key) = (locks(faulty.clone(), long_ttl(&faulty.capabilities())), key("report"));
     let guard = a.lock(&key, Duration::from_secs(5)).await.expect("free");
@@ -49,7 +49,7 @@ pub async fn a_wait_without_patience_takes_what_is_free<H: Harness>(h: &H) {
 }
 
 /// A release wakes whoever waits, long before any ttl or poll.
-pub async fn a_release_wakes_its_waiter<H: Harness>(h: &H) {
+pub async fn a_release_wakes_its_waiter(h: &Store) {
     let (a, key) = (node(h), key("report"));
     if !a.capabilities().wakes {
         return skip("the store does not push");
@@ -80,7 +80,7 @@ pub async fn a_release_wakes_its_waiter<H: Harness>(h: &H) {
 }
 
 /// A revocation (of an unknown outcome, or an operator's) wakes as a release does.
-pub async fn a_revocation_wakes_its_waiter<H: Harness>(h: &H) {
+pub async fn a_revocation_wakes_its_waiter(h: &Store) {
     let (a, key) = (Raw::new(h), key("report"));
     if !a.capabilities().wakes {
         return skip("the store does not push");
@@ -94,7 +94,7 @@ pub async fn a_revocation_wakes_its_waiter<H: Harness>(h: &H) {
 }
 
 /// Watch first, then try, then wait: a release at any moment is seen.
-pub async fn a_release_at_any_moment_is_not_missed<H: Harness>(h: &H) {
+pub async fn a_release_at_any_moment_is_not_missed(h: &Store) {
     let (a, b, key) = (node(h), node(h), key("report"));
     // A missed one would cost the 5 s of a safety net; where nothing is pushed, rounds are slower.
     let rounds = if a.capabilities().wakes { 1_000 } else { 100 };
@@ -114,7 +114,7 @@ pub async fn a_release_at_any_moment_is_not_missed<H: Harness>(h: &H) {
 }
 
 /// Two hundred at once: all are served, and the store is asked a few times for each, not all the time.
-pub async fn many_waiters_are_served_with_few_attempts<H: Harness>(h: &H) {
+pub async fn many_waiters_are_served_with_few_attempts(h: &Store) {
     const WAITERS: u64 = 200;
     let faulty = Faulty::new(h.connect());
     let (a, key) = (locks(faulty.clone(), long_ttl(&faulty.capabilities())), key("report"));
@@ -141,7 +141,7 @@ pub async fn many_waiters_are_served_with_few_attempts<H: Harness>(h: &H) {
 }
 
 /// One waiter of a process goes to the store; the others wait for it, in the order in which they came.
-pub async fn waiters_of_one_process_queue_in_order<H: Harness>(h: &H) {
+pub async fn waiters_of_one_process_queue_in_order(h: &Store) {
     let faulty = Faulty::new(h.connect());
     let (a, key) = (locks(faulty.clone(), long_ttl(&faulty.capabilities())), key("report"));
     let guard = take(&a, &key).await;
@@ -181,7 +181,7 @@ pub async fn waiters_of_one_process_queue_in_order<H: Harness>(h: &H) {
 }
 
 /// Whoever stops waiting is not in the way of those who still do.
-pub async fn a_waiter_that_leaves_is_not_in_the_way<H: Harness>(h: &H) {
+pub async fn a_waiter_that_leaves_is_not_in_the_way(h: &Store) {
     let (a, b, key) = (node(h), node(h), key("report"));
     for polls in 1..6 {
         let guard = take(&a, &key).await;
@@ -201,7 +201,7 @@ pub async fn a_waiter_that_leaves_is_not_in_the_way<H: Harness>(h: &H) {
 }
 
 /// Trouble that passes is waited out like a held lock.
-pub async fn a_wait_outlasts_passing_trouble<H: Harness>(h: &H) {
+pub async fn a_wait_outlasts_passing_trouble(h: &Store) {
     let script =
         [Fault::Fail, Fault::LostReply, Fault::Fail].map(|fault| (Call::TryAcquire, fault));
     let faulty = Faulty::script(h.connect(), script);
@@ -214,7 +214,7 @@ pub async fn a_wait_outlasts_passing_trouble<H: Harness>(h: &H) {
 }
 
 /// A lease that runs out makes no noise; its waiter comes back when it is over.
-pub async fn a_lease_that_runs_out_is_waited_for<H: Harness>(h: &H) {
+pub async fn a_lease_that_runs_out_is_waited_for(h: &Store) {
     let (dead, key) = (Raw::brief(h), key("report"));
     let waiter = brief_node(h);
     if dead.capabilities().ttl.is_none() {
@@ -229,7 +229,7 @@ pub async fn a_lease_that_runs_out_is_waited_for<H: Harness>(h: &H) {
 }
 
 /// A watch is quiet while nothing changes, and has news when something does: also news of before it was asked.
-pub async fn a_watch_has_news_of_everything_since_it_began<H: Harness>(h: &H) {
+pub async fn a_watch_has_news_of_everything_since_it_began(h: &Store) {
     let (a, key) = (Raw::new(h), key("report"));
     if !a.capabilities().wakes {
         return skip("the store does not push");

@@ -63,7 +63,12 @@ pub(super) fn judge(seed: u64, profile: Profile, history: History) -> Judged {
         rules.due_within(spec.name, grace, ticks(spec, WALL_MS, end - 120_000))
     });
     // To say that a tick was missed is no excuse: there must be a reason that the judge can see.
-    let excused = |event: &&Event| !matches!(event.what, What::Missed { .. });
+    // Between two leaders nobody claims, and under "the latest" a tick of that time may be out of date when somebody does.
+    let between_leaders = |job: &str| profile == Profile::Leader && job != "all";
+    let excused = |event: &&Event| match &event.what {
+        What::Missed { job, .. } => between_leaders(job),
+        _ => true,
+    };
     let said = history.events().iter().filter(excused).cloned().collect();
     let said = History::new(said).expect("the meta is still there");
     let report = check(&said, &rules);

@@ -37,6 +37,8 @@ pub enum Profile {
     Faults,
     /// The same, and a store that forgets everything.
     Wipes,
+    /// The faults of [`Faults`](Self::Faults), and only an elected leader plans and runs.
+    Leader,
     /// None.
     Calm,
 }

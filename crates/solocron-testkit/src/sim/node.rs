@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use solocron::lock::{Delivery, LockOptions, Locks, MemoryBackend, NodeId};
 use solocron::trigger::{Cron, Every};
-use solocron::{Cancelled, Context, Event, Job, Misfire, Scheduler, Stopper, What};
+use solocron::{Cancelled, Context, Coordination, Event, Job, Misfire, Scheduler, Stopper, What};
 
 use super::Profile;
 use super::clock::SimClock;
@@ -130,7 +130,12 @@ impl Fleet {
             .expect("the options agree with each other");
         let (heard, seed) = (writer.clone(), rng.next());
         let jobs = JOBS.iter().map(|spec| job(spec, seed, &writer, &gate));
+        let coordination = match self.profile {
+            Profile::Leader => Coordination::leader("fleet"),
+            _ => Coordination::PerTick,
+        };
         let scheduler = Scheduler::builder(locks.clone())
+            .coordination(coordination)
             .jobs(jobs)
             .spawner(gate.keeper())
             .drain(Duration::from_secs(20))

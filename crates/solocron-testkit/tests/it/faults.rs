@@ -24,14 +24,19 @@ const ATTEMPTS: u32 = 3;
 
 /// tokio's paused clock, seen by a node whose wall clock is off.
 #[derive(Debug, Clone, Copy)]
-struct Virtual {
+pub(crate) struct Virtual {
     origin: Instant,
     wall: Timestamp,
     skew: SignedDuration,
 }
 
 impl Virtual {
-    fn skewed(self, skew: SignedDuration) -> Self {
+    /// Starts at `wall`, now.
+    pub(crate) fn new(origin: Instant, wall: Timestamp) -> Self {
+        Self { origin, wall, skew: SignedDuration::ZERO }
+    }
+
+    pub(crate) fn skewed(self, skew: SignedDuration) -> Self {
         Self { skew, ..self }
     }
 }
@@ -221,7 +226,7 @@ impl Node {
 async fn live(world: World, seed: u64) -> usize {
     let origin = Instant::now();
     let wall = Timestamp::from_second(1_800_000_000).expect("a date");
-    let clock = Virtual { origin, wall, skew: SignedDuration::ZERO };
+    let clock = Virtual::new(origin, wall);
     let mut memory = MemoryBackend::with_clock(Arc::new(clock));
     if world.process_bound {
         memory = memory.process_bound();

@@ -322,7 +322,9 @@ macro_rules! laws {
         $($(
             #[test]
             fn $law() {
-                solocron_testkit::keep_alone::<Store>(solocron_testkit::laws::$module::$law);
+                solocron_testkit::keep_alone::<Store>(|store| {
+                    Box::pin(solocron_testkit::laws::$module::$law(store))
+                });
             }
         )*)*
     };

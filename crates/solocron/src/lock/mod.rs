@@ -9,6 +9,7 @@
 //!
 //! Users hold [`Locks`] and a [`LockGuard`]; authors of a backend implement [`LockBackend`].
 
+mod any;
 mod attempt;
 pub(crate) mod backend;
 mod capabilities;
@@ -28,6 +29,7 @@ mod record;
 pub(crate) mod rule;
 mod validity;
 
+pub use self::any::{AnyBackend, AnyLease};
 pub use self::backend::{
     Claim, ClaimState, Delivery, Enrolled, Enrolment, Epoch, Grant, Holder, LockBackend, Lost,
     MarkAfter, Note, Released, Renewal, Reply, Request, Schedule, Validity, Watch,

@@ -103,8 +103,8 @@ impl SchedulerBuilder {
         }
         let group = match coordination {
             Coordination::PerTick if !capabilities.marks => {
-                let instead = "claiming each tick needs them: let a leader run the jobs (Coordination::leader), \
-                     or pick a backend that keeps marks (flock, redis, etcd, a socket with a state_dir)";
+                let instead = "claiming each tick needs them: pick a backend that keeps marks (flock, redis, etcd, a socket \
+                     with a state_dir), or let a leader run the jobs (Coordination::leader)";
                 return Err(Error::Lacks { need: "marks", instead: instead.into() });
             }
             Coordination::PerTick => None,

@@ -74,7 +74,7 @@ async fn a_take_over_starts_after_its_own_beginning_with_a_higher_fence() {
     log.until("two runs", |line| matches!(line.said, Said::End(Run { number: 2, .. }))).await;
     // Nine seconds after the start of a run: the next tick falls into the time without a leader.
     tokio::time::sleep(S(8)).await;
-    a.node.tasks.kill();
+    a.node.kill();
     let elected = log.elected("b").await;
     let first = log
         .until("its first run", |line| line.node == "b" && matches!(line.said, Said::Begin(_)))
@@ -131,6 +131,72 @@ async fn a_run_is_gone_before_another_leader_can_start_one() {
         matches!(line.what(), Some(What::Finished { outcome, .. }) if *outcome == Outcome::Cancelled(why))
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_nobody_told_of_its_end_starts_nothing_after_it() {
+    let (world, log) = (World::without_marks(), Log::default());
+    let start = |name: &'static str| {
+        Member::start(world.node(name), name, &log, |scheduler| {
+            scheduler.job(job(name, &log, S(1), Duration::ZERO))
+        })
+    };
+    let a = start("a");
+    log.elected("a").await;
+    let _b = start("b");
+    tokio::time::sleep(S(20)).await;
+    // Nothing renews, and nothing can tell that nothing does: only the clock knows.
+    a.node.tasks.freeze();
+    let frozen = Instant::now();
+    let elected = log.elected("b").await;
+    tokio::time::sleep(S(20)).await;
+    let late = |line: &&super::support::Line| {
+        line.node == "a" && line.at >= elected.at && matches!(line.said, Said::Begin(_))
+    };
+    assert_eq!(log.lines().iter().filter(late).count(), 0);
+    let last = log.lines().into_iter().rfind(|line| line.node == "a").unwrap().at;
+    assert!(last > frozen && last < frozen + TTL, "it led on for as long as it could");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leads_again_does_not_start_what_another_started_meanwhile() {
+    let (world, log) = (World::without_marks(), Log::default());
+    let start = |name: &'static str| {
+        Member::start(world.node(name), name, &log, |scheduler| {
+            scheduler.job(job(name, &log, S(10), S(1)))
+        })
+    };
+    let a = start("a");
+    log.elected("a").await;
+    tokio::time::sleep(S(25)).await;
+    for name in ["b", "c"] {
+        // Deposed by force while it cannot ask, it follows; the other one leads for a while, and ends in peace.
+        let other = start(name);
+        a.node.link.set_cut(true);
+        log.elected(name).await;
+        a.node.link.set_cut(false);
+        // In the middle between two ticks, so that the last one is within its grace.
+        tokio::time::sleep(S(33)).await;
+        let terms = log.lines().iter().filter(|line| line.node == "a" && line.is_elected()).count();
+        other.stop().await;
+        let back = async {
+            let count =
+                || log.lines().iter().filter(|line| line.node == "a" && line.is_elected()).count();
+            while count() == terms {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        super::support::in_time("a to lead again", back).await;
+        tokio::time::sleep(S(25)).await;
+    }
+    let mut ticks: Vec<_> = log.begun().iter().map(|(_, run)| run.tick).collect();
+    let runs = ticks.len();
+    ticks.sort();
+    ticks.dedup();
+    assert_eq!(ticks.len(), runs, "a tick was started twice: {:#?}", log.begun());
+    assert!(log.begun().is_sorted_by_key(|(_, run)| (run.fence, run.number)));
+    assert!(runs >= 12, "{runs}");
+    a.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -105,7 +105,7 @@ async fn a_killed_leader_is_followed_when_its_lease_is_over() {
     let (mut a, mut b) = (node.campaign(), world.node("b").campaign());
     let first = elected(&mut a).await;
     in_time("b follows", b.next()).await;
-    node.tasks.kill();
+    node.kill();
     let killed = Instant::now();
     let second = elected(&mut b).await;
     assert!(killed.elapsed() <= TTL + AT_ONCE, "{:?}", killed.elapsed());

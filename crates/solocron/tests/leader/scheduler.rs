@@ -73,7 +73,7 @@ async fn a_killed_leader_is_followed_within_a_ttl_and_no_tick_is_lost_or_doubled
     log.elected("a").await;
     let _others = (start("b", -500), start("c", 1_500));
     tokio::time::sleep(S(95)).await;
-    a.node.tasks.kill();
+    a.node.kill();
     let killed = Instant::now();
     let next = log.until("a new leader", |line| line.is_elected() && line.node != "a").await;
     assert!(next.at - killed <= TTL + Duration::from_millis(50), "{:?}", next.at - killed);
@@ -212,7 +212,7 @@ async fn a_take_over_tells_what_was_missed_and_why() {
     log.until("a run", |line| matches!(line.said, Said::Begin(_))).await;
     // Due ten seconds after the run: dead then, and its lease ends four seconds later, when the grace is over.
     tokio::time::sleep(S(9)).await;
-    a.node.tasks.kill();
+    a.node.kill();
     let _b = start("b");
     log.elected("b").await;
     let missed =

@@ -1,7 +1,9 @@
 //! Virtual time, a store that can be cut off, counted, and robbed of its marks, and nodes that can be killed.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -104,7 +106,7 @@ impl World {
             .node(NodeId::named(name))
             .build()
             .unwrap();
-        Node { locks, link, tasks }
+        Node { locks, link, tasks, runs: Tasks::default() }
     }
 }
 
@@ -113,25 +115,42 @@ impl World {
 pub(crate) struct Node {
     pub(crate) locks: Locks,
     pub(crate) link: Link,
+    /// What keeps leases and campaigns.
     pub(crate) tasks: Tasks,
+    /// The scheduler and its runs.
+    pub(crate) runs: Tasks,
 }
 
 impl Node {
+    /// As `kill -9`.
+    pub(crate) fn kill(&self) {
+        self.runs.kill();
+        self.tasks.kill();
+    }
+
     pub(crate) fn campaign(&self) -> Elector {
         Elector::campaign(&self.locks, GROUP).unwrap()
     }
 }
 
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tasks(Arc<Mutex<(bool, Vec<AbortHandle>)>>);
+pub(crate) struct Tasks {
+    running: Arc<Mutex<(bool, Vec<AbortHandle>)>>,
+    frozen: Arc<AtomicBool>,
+}
 
 impl Tasks {
     pub(crate) fn keeper(&self) -> Keeper {
         let tasks = self.clone();
-        Keeper::with(move |work| {
-            let mut tasks = tasks.0.lock().unwrap();
-            if !tasks.0 {
-                tasks.1.push(tokio::spawn(work).abort_handle());
+        Keeper::with(move |mut work| {
+            let frozen = Arc::clone(&tasks.frozen);
+            let work = poll_fn(move |cx| match frozen.load(Ordering::SeqCst) {
+                true => Poll::Pending,
+                false => work.as_mut().poll(cx),
+            });
+            let mut running = tasks.running.lock().unwrap();
+            if !running.0 {
+                running.1.push(tokio::spawn(work).abort_handle());
             }
         })
     }
@@ -139,11 +158,16 @@ impl Tasks {
     /// As `kill -9`: nothing of it is polled again, and nothing that it leaves behind is given back.
     pub(crate) fn kill(&self) {
         let tasks = {
-            let mut tasks = self.0.lock().unwrap();
-            tasks.0 = true;
-            std::mem::take(&mut tasks.1)
+            let mut running = self.running.lock().unwrap();
+            running.0 = true;
+            std::mem::take(&mut running.1)
         };
         tasks.iter().for_each(AbortHandle::abort);
+    }
+
+    /// Nothing of it is polled any more.
+    pub(crate) fn freeze(&self) {
+        self.frozen.store(true, Ordering::SeqCst);
     }
 }
 
@@ -395,12 +419,12 @@ impl Member {
         let heard = log.clone();
         let builder = Scheduler::builder(node.locks.clone())
             .coordination(Coordination::leader(GROUP))
-            .spawner(node.tasks.keeper())
+            .spawner(node.runs.keeper())
             .observe(move |event| heard.say(name, Said::Event(event.clone())));
         let scheduler = settings(builder).build().unwrap();
         let stopper = scheduler.stopper();
         let (ended, over) = tokio::sync::oneshot::channel();
-        node.tasks.keeper().spawn(async move {
+        node.runs.keeper().spawn(async move {
             scheduler.run_until(std::future::pending::<()>()).await.unwrap();
             let _ = ended.send(()); // nobody may wait for it
         });
