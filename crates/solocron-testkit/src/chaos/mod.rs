@@ -60,6 +60,7 @@ mod nemesis;
 mod node;
 mod nodes;
 mod pen;
+mod setup;
 mod store;
 mod verdict;
 mod waiter;
@@ -76,8 +77,9 @@ pub use self::verdict::{Least, Verdict};
 
 use self::judge::Case;
 use self::nemesis::Nemesis;
-use self::nodes::{Nodes, Setup};
-use crate::history::{History, monotonic_ns};
+use self::nodes::Nodes;
+use self::setup::Setup;
+use crate::history::History;
 
 /// How many nodes there are.
 pub const NODES: usize = nodes::NAMES.len();
@@ -206,18 +208,6 @@ impl Chaos {
             !verdict.is_clean() || number("SOLOCRON_CHAOS_KEEP").is_some_and(|keep| keep > 0);
         verdict.history = nodes.close(!keep);
         verdict
-    }
-}
-
-impl Setup {
-    fn new(name: &str, entry: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            entry: entry.to_owned(),
-            env: Vec::new(),
-            ttl: Duration::from_millis(1_200),
-            seed: number("SOLOCRON_SEED").unwrap_or_else(|| monotonic_ns() % 1_000_000),
-        }
     }
 }
 
