@@ -37,9 +37,9 @@ deny:
 ci:
     bash .ci/run
 
-# long: repetitions of whatever is concurrent
-soak N="50":
-    scripts/soak {{ N }}
+# long: repetitions of whatever is concurrent, minutes of faults, dozens of kills
+soak ROUNDS="20" SECONDS="300" KILLS="30":
+    scripts/soak {{ ROUNDS }} {{ SECONDS }} {{ KILLS }}
 
 # long: a simulated fleet, one virtual hour a seed
 sim SEEDS="10000":

@@ -92,7 +92,7 @@ fn direct() -> Result<ExitCode> {
         println!("{:>6.2} s  {who:<6}  {what}", begun.elapsed().as_secs_f64());
     };
     println!("a redis-server at {}, leases of {TTL:?}\n", server.url());
-    let mut start = |fleet: &mut Fleet, name: &str| -> Result<()> {
+    let start = |fleet: &mut Fleet, name: &str| -> Result<()> {
         let mut command = this_program(name)?;
         command.env(LOCK, server.url());
         fleet.start(name, command)?;

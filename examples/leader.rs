@@ -100,26 +100,27 @@ fn direct() -> Result<ExitCode> {
         command.env(LOCK, &lock);
         director.fleet.start(node, command)?;
     }
-    let first = director.until_elected(Duration::ZERO)?;
+    let first = director.until_elected()?;
     director.listen(Duration::from_secs(1))?;
 
     director.say(first, "kill -9");
     director.fleet[first].kill()?;
     director.leader = None;
     let killed = Instant::now();
-    let second = director.until_elected(PATIENCE)?;
+    let second = director.until_elected()?;
     let after_kill = killed.elapsed();
     director.listen(Duration::from_secs(1))?;
 
     director.say(second, "SIGTERM");
     director.fleet[second].terminate()?;
     let asked = Instant::now();
-    let third = director.until_elected(PATIENCE)?;
+    let third = director.until_elected()?;
     let after_end = asked.elapsed();
     director.listen(Duration::from_secs(1))?;
 
     director.say(third, "SIGTERM");
     director.fleet[third].terminate()?;
+    director.listen(Duration::from_millis(200))?;
     for node in [second, third] {
         let status = director.fleet[node].wait(PATIENCE)?;
         if !status.success() {
@@ -138,9 +139,9 @@ impl Director {
     }
 
     /// Waits until somebody says that it was elected.
-    fn until_elected(&mut self, patience: Duration) -> Result<&'static str> {
+    fn until_elected(&mut self) -> Result<&'static str> {
         let before = self.fence;
-        let deadline = Instant::now() + patience.max(Duration::from_secs(10));
+        let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             self.listen(Duration::from_millis(10))?;
             if let (Some(leader), true) = (self.leader, self.fence > before) {

@@ -11,6 +11,8 @@ use solocron_testkit::server::{Direction, EtcdCluster, Proxy};
 
 const MEMBERS: usize = 3;
 
+const TTL: Duration = Duration::from_secs(3);
+
 /// A leader is missed after a second, and there is a new one half a second later; on a busy machine it takes longer.
 const ELECTION: Duration = Duration::from_secs(2);
 
@@ -134,10 +136,9 @@ impl Store for Cluster {
 
 #[test]
 fn a_fleet_under_faults_keeps_its_promises() {
-    let ttl = Duration::from_secs(3);
     // A change of the leader begins every ttl anew.
-    let outlives = ttl * 2 + ELECTION + Duration::from_secs(1);
-    let chaos = Chaos::new("etcd", "is_a_node").ttl(ttl).settle(Duration::from_secs(4));
+    let outlives = TTL * 2 + ELECTION + Duration::from_secs(1);
+    let chaos = Chaos::new("etcd", "is_a_node").ttl(TTL).settle(Duration::from_secs(4));
     chaos.outlives(outlives).run(&mut Cluster::start()).assert();
 }
 

@@ -82,7 +82,7 @@ async fn a_server_that_is_down_is_unavailable_at_the_start_and_later() {
     refused(&late, Kind::Unavailable, "nothing listens there").await;
     let begun = SystemClock.lease_now();
     assert!(matches!(RedisBackend::connect(&server.url()).await, Err(Error::Backend { .. })));
-    assert!(SystemClock.lease_now().saturating_since(begun) < Duration::from_secs(5));
+    assert!(SystemClock.lease_now().saturating_since(begun) < Duration::from_secs(20));
     server.restart();
     until("a connection", async || late.epoch().await.is_ok()).await;
     until("a connection", async || backend.epoch().await.is_ok()).await;

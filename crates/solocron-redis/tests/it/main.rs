@@ -24,9 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const NAMESPACE: &str = "test";
 
-/// A client of this server, by its url.
+/// A client of this server, by its url, as patient as a loaded machine needs.
 fn client(url: &str) -> RedisBuilder {
-    RedisBackend::builder(url).namespace(NAMESPACE)
+    RedisBackend::builder(url).namespace(NAMESPACE).request_timeout(Duration::from_secs(5))
 }
 
 fn open(server: &RedisServer) -> RedisBackend {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::jobs::{self, STEADY};
 use super::node::Part;
-use super::nodes::{NAMES, Nodes, PATIENCE, Setup};
+use super::nodes::{NAMES, Nodes, PATIENCE};
+use super::setup::Setup;
 use super::store::Store;
 use super::{capabilities, number};
 use crate::Dice;

@@ -44,11 +44,13 @@
 //! - everything that [`check`](crate::history::check) asks, I4 without taking the library's word for a missed tick of a job that
 //!   runs all of them;
 //! - no tick of an at-most-once job is started twice, and a run that did not end is told of, or tried again;
+//! - no job stands still for much longer than the lock of a dead holder may block it;
 //! - after the last fault every due tick is run, by all nodes and then by the oldest process alone, and each node reaches the store;
 //! - enough happened: every kind of fault, kills of holders, ticks that ran. Else the run is void, which is a failure.
 //!
 //! `SOLOCRON_CHAOS_SECONDS` says for how long there are faults, `SOLOCRON_SEED` which ones; each run prints its seed. Processes
-//! are not deterministic: a seed repeats the faults, not what comes of them. The history of a run that failed is kept.
+//! are not deterministic: a seed repeats the faults, not what comes of them. The history of a run that failed is kept;
+//! `SOLOCRON_CHAOS_KEEP=1` keeps that of any.
 
 mod clock;
 mod failover;
@@ -58,6 +60,7 @@ mod nemesis;
 mod node;
 mod nodes;
 mod pen;
+mod setup;
 mod store;
 mod verdict;
 mod waiter;
@@ -74,8 +77,9 @@ pub use self::verdict::{Least, Verdict};
 
 use self::judge::Case;
 use self::nemesis::Nemesis;
-use self::nodes::{Nodes, Setup};
-use crate::history::{History, monotonic_ns};
+use self::nodes::Nodes;
+use self::setup::Setup;
+use crate::history::History;
 
 /// How many nodes there are.
 pub const NODES: usize = nodes::NAMES.len();
@@ -200,20 +204,10 @@ impl Chaos {
             calm,
         };
         let mut verdict = judge::judge(case, &history);
-        verdict.history = nodes.close(verdict.is_clean());
+        let keep =
+            !verdict.is_clean() || number("SOLOCRON_CHAOS_KEEP").is_some_and(|keep| keep > 0);
+        verdict.history = nodes.close(!keep);
         verdict
-    }
-}
-
-impl Setup {
-    fn new(name: &str, entry: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            entry: entry.to_owned(),
-            env: Vec::new(),
-            ttl: Duration::from_millis(1_200),
-            seed: number("SOLOCRON_SEED").unwrap_or_else(|| monotonic_ns() % 1_000_000),
-        }
     }
 }
 

@@ -32,6 +32,10 @@ pub(super) struct Nemesis<'s, S> {
     /// Whom something hits, or will until it is undone.
     hit: [bool; NAMES.len()],
     everybody_hit: bool,
+    /// The store is left alone until then.
+    not_before: Instant,
+    /// A short run: it is not.
+    in_haste: bool,
     fired: Vec<&'static str>,
 }
 
@@ -59,6 +63,8 @@ impl<'s, S: Store> Nemesis<'s, S> {
             agenda: Vec::new(),
             hit: [false; NAMES.len()],
             everybody_hit: false,
+            not_before: Instant::now(),
+            in_haste: false,
             fired: Vec::new(),
         }
     }
@@ -93,6 +99,7 @@ impl<'s, S: Store> Nemesis<'s, S> {
 
     /// Does harm for this long, and until each kind came so often: but for no longer than three times as long.
     pub(super) fn torment(&mut self, lasts: Duration, least: u64) {
+        self.in_haste = lasts < super::LONG;
         let kinds = self.kinds().len() as u32;
         let pace = lasts / (kinds * u32::try_from(least).unwrap_or(u32::MAX) + 1);
         let pace =
@@ -145,13 +152,14 @@ impl<'s, S: Store> Nemesis<'s, S> {
                     self.later(aftermath, Undo::Over(fault, node));
                 }
                 Undo::Over(fault, node) => {
-                    let StoreFault { kind, hits, .. } = self.faults[fault];
+                    let StoreFault { kind, hits, apart, .. } = self.faults[fault];
                     if hits == Hits::Node {
                         self.nodes.heal(kind, Some(node));
                         self.hit[node] = false;
                     } else {
                         self.nodes.heal(kind, None);
                         self.everybody_hit = false;
+                        self.not_before = Instant::now() + apart;
                     }
                 }
             }
@@ -168,7 +176,7 @@ impl<'s, S: Store> Nemesis<'s, S> {
         let fault = self.faults.iter().position(|fault| fault.kind == kind);
         let whole = fault.is_some_and(|fault| self.faults[fault].hits == Hits::Everybody);
         let Some(node) =
-            (if whole { (!self.everybody_hit).then_some(0) } else { self.victim(kind, late) })
+            (if whole { self.may_hit_everybody().then_some(0) } else { self.victim(kind, late) })
         else {
             return false;
         };
@@ -199,6 +207,10 @@ impl<'s, S: Store> Nemesis<'s, S> {
             }
         }
         true
+    }
+
+    fn may_hit_everybody(&self) -> bool {
+        !self.everybody_hit && (self.in_haste || Instant::now() >= self.not_before)
     }
 
     fn harm_store(&mut self, at: usize, node: usize) {

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use solocron::jiff::Timestamp;
 
 use super::jobs::{JobSpec, grace};
-use super::node::{Part, Role};
+use super::node::Part;
 use super::pen::Pen;
-use crate::fleet::{Fleet, Member, this_test};
+use super::setup::Setup;
+use crate::fleet::Fleet;
 use crate::history::{EVERYBODY, Event, History, KILL, Meta, STOP, Schedule, What, monotonic_ns};
 
 /// Their names.
@@ -21,42 +22,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Who writes down what is done to the nodes.
 const NEMESIS: &str = "nemesis";
-
-/// What is the same for all children of one run.
-#[derive(Debug, Clone)]
-pub(super) struct Setup {
-    pub(super) name: String,
-    /// The test that calls [`as_node`](super::as_node).
-    pub(super) entry: String,
-    pub(super) env: Vec<(String, String)>,
-    pub(super) ttl: Duration,
-    pub(super) seed: u64,
-}
-
-impl Setup {
-    /// Starts a child that plays this part.
-    pub(super) fn start<'f>(
-        &self,
-        fleet: &'f mut Fleet,
-        part: Part,
-        node: &str,
-        skew_ms: i64,
-        witness: &Path,
-        address: String,
-    ) -> &'f mut Member {
-        let (node, witness) = (node.to_owned(), witness.to_owned());
-        let role = Role { part, node, ttl: self.ttl, skew_ms, witness, address };
-        let mut command = this_test(&self.entry, &role.to_line()).expect("this test has a path");
-        command.envs(self.env.iter().map(|(key, value)| (key, value)));
-        fleet.start(role.node, command).expect("the operating system gives processes")
-    }
-
-    /// A file for the witness, where no fault reaches it.
-    pub(super) fn witness(&self) -> PathBuf {
-        let name = format!("solocron-{}-{}-{}.history", self.name, self.seed, monotonic_ns());
-        std::env::temp_dir().join(name)
-    }
-}
 
 /// What a node is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

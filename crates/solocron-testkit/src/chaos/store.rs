@@ -53,6 +53,8 @@ pub struct StoreFault {
     pub lasts_ms: Range<u64>,
     /// For how long after that nobody can be asked to work: the wait after lost memory, an election.
     pub aftermath: Duration,
+    /// How long the store is left alone after that, in a long run: where each fault puts off what the one before it has begun.
+    pub apart: Duration,
     /// Whether records are lost: what was not finished may then stay untold.
     pub forgets: bool,
     /// Whether two may hold one process-bound lock until the loss is noticed.
@@ -63,13 +65,21 @@ impl StoreFault {
     /// A fault of this kind that is healed without a trace.
     #[must_use]
     pub fn new(kind: &'static str, hits: Hits, lasts_ms: Range<u64>) -> Self {
-        Self { kind, hits, lasts_ms, aftermath: Duration::ZERO, forgets: false, splits: false }
+        let (aftermath, apart) = (Duration::ZERO, Duration::ZERO);
+        Self { kind, hits, lasts_ms, aftermath, apart, forgets: false, splits: false }
     }
 
     /// For how long after it nobody can be asked to work.
     #[must_use]
     pub fn aftermath(mut self, time: Duration) -> Self {
         self.aftermath = time;
+        self
+    }
+
+    /// How long the store is left alone after that, in a long run.
+    #[must_use]
+    pub fn apart(mut self, time: Duration) -> Self {
+        self.apart = time;
         self
     }
 

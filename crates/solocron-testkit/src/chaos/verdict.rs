@@ -47,6 +47,8 @@ pub struct Verdict {
     pub skipped: BTreeMap<String, usize>,
     /// Runs that began while another run of their job went on in a process that nobody had stopped.
     pub overlaps_awake: usize,
+    /// The longest time between two starts of a job that is due all the time.
+    pub worst_gap: Duration,
     /// From a kill to the next start of a job that is due all the time, at the worst.
     pub next_start: Duration,
     /// Where the history is kept, if it is.
@@ -127,14 +129,17 @@ impl fmt::Display for Verdict {
         let (late, early) = (ledger.worst_lateness, ledger.early);
         writeln!(
             f,
-            "  worst times: kill to next start of `{STEADY}` {:.2?}, lateness {late:.2?}; {early} starts early by this machine's clock",
-            self.next_start
+            "  worst times: without a start of `{STEADY}` {:.2?}, kill to its next start {:.2?}, lateness {late:.2?}; {early} starts early by this machine's clock",
+            self.worst_gap, self.next_start
         )?;
         for broken in self.broken.iter().take(5) {
             writeln!(f, "  BROKEN {broken}")?;
         }
         match (self.broken.len(), &self.history) {
-            (0, _) => write!(f, "  clean: no promise was broken"),
+            (0, None) => write!(f, "  clean: no promise was broken"),
+            (0, Some(history)) => {
+                write!(f, "  clean: no promise was broken; the history is {}", history.display())
+            }
             (n, Some(history)) => {
                 write!(f, "  {n} promises broken; the history is {}", history.display())
             }
