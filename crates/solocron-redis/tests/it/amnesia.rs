@@ -116,10 +116,7 @@ async fn after_a_loss_a_tick_in_turn_is_not_behind_what_was_skipped() {
     run(&backend, "report", first).await;
     server.restart();
     until("the end of the wait", async || {
-        match attempt(&backend, &with_ttl("another", BRIEF)).await {
-            Ok(Reply::Won(_)) => true,
-            _ => false,
-        }
+        matches!(attempt(&backend, &with_ttl("another", BRIEF)).await, Ok(Reply::Won(_)))
     })
     .await;
     let tick = Mark::from_millis(now().as_millis() + 2);
