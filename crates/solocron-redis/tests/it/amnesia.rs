@@ -13,6 +13,7 @@ use crate::{
 
 const ONCE: Delivery = Delivery::AtMostOnce;
 const AGAIN: Delivery = Delivery::AtLeastOnce { max_attempts: 9 };
+const PASSWORD: &str = "of-a-primary-and-its-replica";
 const BRIEF: Duration = Duration::from_millis(300);
 
 /// A tick after the job's mark, which is due.
@@ -45,7 +46,7 @@ async fn is_recovering(backend: &RedisBackend, ttl: Duration) -> bool {
 
 #[tokio::test]
 async fn a_new_store_grants_at_once() {
-    let server = RedisServer::start();
+    let server = crate::start();
     win(&open(&server), &plain("report")).await;
     // Also to somebody who comes later.
     win(&open(&server), &plain("other")).await;
@@ -54,7 +55,7 @@ async fn a_new_store_grants_at_once() {
 #[tokio::test]
 async fn a_flush_is_known_to_whoever_remembers_and_to_whoever_comes_while_others_live() {
     for newcomer in [false, true] {
-        let server = RedisServer::start();
+        let server = crate::start();
         let old = open(&server);
         let epoch = old.epoch().await.unwrap();
         must(&server, &["FLUSHALL"]);
@@ -66,7 +67,7 @@ async fn a_flush_is_known_to_whoever_remembers_and_to_whoever_comes_while_others
 
 #[tokio::test]
 async fn after_a_flush_grants_come_when_the_longest_lease_is_over() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let backend = open(&server);
     backend.epoch().await.unwrap();
     must(&server, &["FLUSHALL"]);
@@ -78,7 +79,7 @@ async fn after_a_flush_grants_come_when_the_longest_lease_is_over() {
 /// A snapshot that is older than the last claim, as after a crash or a failover.
 #[tokio::test]
 async fn a_restart_with_old_data_repeats_no_tick_that_runs_at_most_once() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let backend = open(&server);
     let old = next_tick(&backend, "report").await;
     must(&server, &["SAVE"]);
@@ -110,16 +111,13 @@ async fn a_restart_with_old_data_repeats_no_tick_that_runs_at_most_once() {
 /// A policy that runs every tick in turn is not sent back to ticks that it may not have.
 #[tokio::test]
 async fn after_a_loss_a_tick_in_turn_is_not_behind_what_was_skipped() {
-    let server = RedisServer::builder().append_only().start();
+    let server = crate::builder().append_only().start();
     let backend = open(&server);
     let first = next_tick(&backend, "report").await;
     run(&backend, "report", first).await;
     server.restart();
     until("the end of the wait", async || {
-        match attempt(&backend, &with_ttl("another", BRIEF)).await {
-            Ok(Reply::Won(_)) => true,
-            _ => false,
-        }
+        matches!(attempt(&backend, &with_ttl("another", BRIEF)).await, Ok(Reply::Won(_)))
     })
     .await;
     let tick = Mark::from_millis(now().as_millis() + 2);
@@ -134,7 +132,7 @@ async fn after_a_loss_a_tick_in_turn_is_not_behind_what_was_skipped() {
 
 #[tokio::test]
 async fn a_restart_of_a_server_that_is_trusted_changes_nothing() {
-    let server = RedisServer::builder().append_only().start();
+    let server = crate::builder().append_only().start();
     let backend = client(&server.url()).trusted_persistence(true).build().unwrap();
     let tick = next_tick(&backend, "report").await;
     run(&backend, "report", tick).await;
@@ -153,10 +151,11 @@ async fn a_restart_of_a_server_that_is_trusted_changes_nothing() {
 
 #[tokio::test]
 async fn a_replica_that_takes_over_is_a_loss() {
-    let primary = RedisServer::start();
-    let replica = RedisServer::builder().replica_of(&primary).start();
+    let primary = RedisServer::builder().password(PASSWORD).start();
+    // As the replica of a fleet: with the password of its primary.
+    let replica = RedisServer::builder().replica_of(&primary).password(PASSWORD).start();
     let proxy = Proxy::start(primary.address());
-    let backend = client(&format!("redis://{}", proxy.address())).build().unwrap();
+    let backend = client(&crate::through(&proxy, &primary)).build().unwrap();
     let epoch = backend.epoch().await.unwrap();
     let held = win(&backend, &plain("report")).await;
     must(&replica, &["REPLICAOF", "NO", "ONE"]);
@@ -169,7 +168,7 @@ async fn a_replica_that_takes_over_is_a_loss() {
 
 #[tokio::test]
 async fn a_deleted_record_repeats_no_tick() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let backend = open(&server);
     let tick = next_tick(&backend, "report").await;
     run(&backend, "report", tick).await;
@@ -184,7 +183,7 @@ async fn a_deleted_record_repeats_no_tick() {
 /// Somebody deletes the one key that says how old this memory is.
 #[tokio::test]
 async fn a_deleted_epoch_is_a_loss() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let backend = open(&server);
     let before = backend.epoch().await.unwrap();
     must(&server, &["DEL", &format!("{{{}}}:epoch", crate::NAMESPACE)]);

@@ -69,7 +69,7 @@ fn without_the_feature_tls_its_url_names_it() {
 
 #[tokio::test]
 async fn a_server_that_is_down_is_unavailable_at_the_start_and_later() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let backend = open(&server);
     win(&backend, &plain("held")).await;
     server.kill();
@@ -124,7 +124,7 @@ async fn a_wrong_password_is_denied_and_asked_for_again_only_after_a_while() {
 
 #[tokio::test]
 async fn a_password_that_is_changed_under_a_client_is_denied_and_mended() {
-    let server = RedisServer::builder().user("app", "hunter2", "~* &* +@all").start();
+    let server = crate::builder().user("app", "hunter2", "~* &* +@all").start();
     let backend = client(&server.url_as("app", "hunter2")).build().unwrap();
     win(&backend, &plain("before")).await;
     must(&server, &["ACL", "SETUSER", "app", "off"]);
@@ -140,11 +140,11 @@ async fn a_password_that_is_changed_under_a_client_is_denied_and_mended() {
 #[tokio::test]
 async fn missing_rights_are_denied() {
     // May connect, and no more.
-    let server = RedisServer::builder().user("app", "hunter2", "+info +ping").start();
+    let server = crate::builder().user("app", "hunter2", "+info +ping").start();
     let backend = client(&server.url_as("app", "hunter2")).build().unwrap();
     refused(&backend, Kind::Denied, "docs/backends/redis.md").await;
     // May run scripts, but not touch this namespace.
-    let server = RedisServer::builder().user("app", "hunter2", "~other:* &* +@all").start();
+    let server = crate::builder().user("app", "hunter2", "~other:* &* +@all").start();
     refused(
         &client(&server.url_as("app", "hunter2")).build().unwrap(),
         Kind::Denied,
@@ -155,19 +155,20 @@ async fn missing_rights_are_denied() {
 
 #[tokio::test]
 async fn a_database_that_is_not_there_is_misconfigured() {
-    let server = RedisServer::builder().set("databases", "2").start();
-    let backend = client(&format!("redis://{}/7", server.address())).build().unwrap();
+    let server = crate::builder().set("databases", "2").start();
+    let backend = client(&format!("{}/7", server.url().trim_end_matches('/'))).build().unwrap();
     refused(&backend, Kind::Misconfigured, "databases").await;
-    win(&client(&format!("redis://{}/1", server.address())).build().unwrap(), &plain("report"))
-        .await;
+    win(
+        &client(&format!("{}/1", server.url().trim_end_matches('/'))).build().unwrap(),
+        &plain("report"),
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_server_that_evicts_is_refused_unless_it_is_accepted() {
-    let server = RedisServer::builder()
-        .set("maxmemory", "50mb")
-        .set("maxmemory-policy", "allkeys-lru")
-        .start();
+    let server =
+        crate::builder().set("maxmemory", "50mb").set("maxmemory-policy", "allkeys-lru").start();
     refused(&open(&server), Kind::Misconfigured, "allkeys-lru").await;
     match client(&server.url()).connect().await {
         Err(Error::Backend { source, .. }) => assert_eq!(source.kind(), Kind::Misconfigured),
@@ -179,14 +180,14 @@ async fn a_server_that_evicts_is_refused_unless_it_is_accepted() {
 
 #[tokio::test]
 async fn a_replica_is_unavailable() {
-    let primary = RedisServer::start();
-    let replica = RedisServer::builder().replica_of(&primary).start();
+    let primary = crate::start();
+    let replica = crate::builder().replica_of(&primary).start();
     refused(&open(&replica), Kind::Unavailable, "replica").await;
 }
 
 #[tokio::test]
 async fn a_primary_that_becomes_a_replica_is_unavailable() {
-    let (first, second) = (RedisServer::start(), RedisServer::start());
+    let (first, second) = (crate::start(), crate::start());
     let backend = open(&first);
     win(&backend, &plain("before")).await;
     let to = second.address();
@@ -198,7 +199,7 @@ async fn a_primary_that_becomes_a_replica_is_unavailable() {
 
 #[tokio::test]
 async fn a_full_server_refuses_new_locks_and_lets_held_ones_go_on() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let backend = open(&server);
     let tick = enroll(&backend, "job").await.last.mark;
     let tick = solocron::lock::Mark::from_millis(tick.as_millis() + 1);
@@ -226,7 +227,7 @@ async fn a_full_server_refuses_new_locks_and_lets_held_ones_go_on() {
 
 #[tokio::test]
 async fn a_server_busy_with_somebodys_script_is_unavailable() {
-    let server = Arc::new(RedisServer::builder().set("busy-reply-threshold", "50").start());
+    let server = Arc::new(crate::builder().set("busy-reply-threshold", "50").start());
     let backend = open(&server);
     win(&backend, &plain("before")).await;
     let spinning = Arc::clone(&server);
@@ -247,7 +248,7 @@ async fn a_server_busy_with_somebodys_script_is_unavailable() {
 #[tokio::test]
 async fn a_server_that_is_loading_is_unavailable() {
     let server = Arc::new(
-        RedisServer::builder()
+        crate::builder()
             .set("key-load-delay", "2000")
             .set("loading-process-events-interval-bytes", "1024")
             .start(),
@@ -288,7 +289,7 @@ async fn a_node_of_a_cluster_that_lacks_the_slot_is_named() {
 
 #[tokio::test]
 async fn somebody_elses_key_in_our_place_is_an_error_that_names_it_and_no_other_lock_suffers() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let backend = open(&server);
     let name = |lock: &str| backend.redis_key(&key(lock));
     must(&server, &["SET", &name("string"), "x"]);
@@ -337,7 +338,7 @@ async fn somebody_elses_key_in_our_place_is_an_error_that_names_it_and_no_other_
 
 #[tokio::test]
 async fn a_wrong_epoch_key_is_misconfigured() {
-    let server = RedisServer::start();
+    let server = crate::start();
     must(&server, &["SET", &format!("{{{}}}:epoch", crate::NAMESPACE), "x"]);
     refused(&open(&server), Kind::Misconfigured, "namespace").await;
 }
@@ -371,9 +372,9 @@ async fn what_is_no_redis_is_misconfigured_or_unavailable_and_said_in_time() {
 #[tokio::test]
 async fn a_grant_whose_answer_is_cut_off_anywhere_is_found_again() {
     use solocron_testkit::server::Direction;
-    let server = RedisServer::start();
+    let server = crate::start();
     let proxy = Proxy::start(server.address());
-    let backend = client(&format!("redis://{}", proxy.address())).build().unwrap();
+    let backend = client(&crate::through(&proxy, &server)).build().unwrap();
     backend.epoch().await.unwrap();
     for cut in 0.. {
         let request = plain(&format!("lock-{cut}"));

@@ -18,7 +18,7 @@ struct Store {
 
 impl Store {
     fn url(&self) -> String {
-        format!("redis://{}", self.proxy.address())
+        crate::through(&self.proxy, &self.server)
     }
 }
 
@@ -27,7 +27,7 @@ impl Harness for Store {
 
     async fn start() -> Self {
         // A restart keeps the data.
-        let server = RedisServer::builder().append_only().start();
+        let server = crate::builder().append_only().start();
         let proxy = Proxy::start(server.address());
         Self { server, proxy }
     }
@@ -86,8 +86,7 @@ impl Harness for Store {
 
     fn link(&self) -> Option<(Proxy, RedisBackend)> {
         let proxy = Proxy::start(self.server.address());
-        let url = format!("redis://{}", proxy.address());
-        let backend = client(&url).build().expect("a good url");
+        let backend = client(&crate::through(&proxy, &self.server)).build().expect("a good url");
         Some((proxy, backend))
     }
 }

@@ -12,7 +12,7 @@ use crate::{PATIENCE, calls, open, plain, until, with_ttl};
 
 /// Commands that clients sent. Scripts call others, which the server counts as well.
 fn sent(server: &RedisServer) -> u64 {
-    ["evalsha", "eval", "ping", "subscribe", "hello", "scan"]
+    ["evalsha", "eval", "ping", "subscribe", "scan"]
         .iter()
         .map(|command| calls(server, command))
         .sum()
@@ -20,7 +20,7 @@ fn sent(server: &RedisServer) -> u64 {
 
 #[tokio::test]
 async fn a_held_lock_costs_its_renewals_and_nothing_else() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let ttl = Duration::from_millis(900);
     let locks =
         Locks::builder(open(&server)).options(LockOptions::default().ttl(ttl)).build().unwrap();
@@ -41,7 +41,7 @@ async fn a_held_lock_costs_its_renewals_and_nothing_else() {
 
 #[tokio::test]
 async fn an_idle_scheduler_confirms_the_epoch_once_a_second() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let backend = Faulty::new(open(&server));
     let locks = Locks::new(backend.clone()).unwrap();
     let tomorrow = (Timestamp::now() + Duration::from_secs(86_400))
@@ -65,7 +65,7 @@ async fn an_idle_scheduler_confirms_the_epoch_once_a_second() {
 #[tokio::test]
 async fn ten_thousand_leases_are_taken_and_renewed_with_few_round_trips() {
     const LEASES: usize = 10_000;
-    let server = RedisServer::start();
+    let server = crate::start();
     let backend = open(&server);
     let requests: Vec<_> =
         (0..LEASES).map(|n| with_ttl(&format!("lock-{n}"), PATIENCE * 10)).collect();
@@ -91,7 +91,7 @@ async fn ten_thousand_leases_are_taken_and_renewed_with_few_round_trips() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_waiters_of_a_process_make_one_attempt_for_a_release() {
     const WAITERS: usize = 1_000;
-    let server = RedisServer::start();
+    let server = crate::start();
     let options = LockOptions::default().ttl(PATIENCE);
     let other = Locks::builder(open(&server)).options(options).build().unwrap();
     let faulty = Faulty::new(open(&server));
@@ -128,7 +128,7 @@ async fn a_thousand_waiters_of_a_process_make_one_attempt_for_a_release() {
 
 #[tokio::test]
 async fn a_plain_lock_is_forgotten_in_the_end_and_a_job_is_not() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let backend = open(&server);
     let request = with_ttl("plain", Duration::from_secs(10));
     crate::win(&backend, &request).await;

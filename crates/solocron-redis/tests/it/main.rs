@@ -17,7 +17,7 @@ use solocron::lock::{
 };
 use solocron::{BackendError, Clock, SystemClock};
 use solocron_redis::{RedisBackend, RedisBuilder, RedisLease};
-use solocron_testkit::server::{RedisServer, Value};
+use solocron_testkit::server::{Proxy, RedisBuilder as ServerBuilder, RedisServer, Value};
 
 /// For events that come within milliseconds: long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,6 +27,21 @@ const NAMESPACE: &str = "test";
 /// A client of this server, by its url, as patient as a loaded machine needs.
 fn client(url: &str) -> RedisBuilder {
     RedisBackend::builder(url).namespace(NAMESPACE).request_timeout(Duration::from_secs(5))
+}
+
+/// A server to be. Its password is nobody else's: a client of an earlier test, which still tries to reach a server that is gone,
+/// may find this one at that port.
+fn builder() -> ServerBuilder {
+    RedisServer::builder().password(format!("{:032x}", Nonce::random().as_u128()))
+}
+
+fn start() -> RedisServer {
+    builder().start()
+}
+
+/// The url of this server, through this proxy.
+fn through(proxy: &Proxy, server: &RedisServer) -> String {
+    server.url().replace(&server.address().to_string(), &proxy.address().to_string())
 }
 
 fn open(server: &RedisServer) -> RedisBackend {

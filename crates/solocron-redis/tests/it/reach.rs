@@ -36,7 +36,7 @@ async fn works(backend: &RedisBackend) {
 
 #[tokio::test]
 async fn a_unix_socket_is_a_way() {
-    let server = RedisServer::builder().unix_socket().password("hunter2").start();
+    let server = crate::builder().unix_socket().start();
     works(&client(&server.url()).connect().await.unwrap()).await;
 }
 
@@ -54,7 +54,7 @@ async fn the_documented_rights_are_enough_and_none_is_for_nothing() {
         .skip(3)
         .filter(|word| !word.starts_with('>') && *word != "on")
         .collect();
-    let server = RedisServer::builder().user("app", "hunter2", &rules.join(" ")).start();
+    let server = crate::builder().user("app", "hunter2", &rules.join(" ")).start();
     let backend = client(&server.url_as("app", "hunter2")).connect().await.unwrap();
     works(&backend).await;
     for forbidden in [
@@ -74,7 +74,7 @@ async fn the_documented_rights_are_enough_and_none_is_for_nothing() {
     for right in rules.iter().filter(|rule| rule.starts_with('+') && !spare.contains(rule)) {
         must(&server, &["FLUSHALL"]);
         let others: Vec<_> = rules.iter().filter(|rule| *rule != right).copied().collect();
-        let server = RedisServer::builder().user("app", "hunter2", &others.join(" ")).start();
+        let server = crate::builder().user("app", "hunter2", &others.join(" ")).start();
         let url = server.url_as("app", "hunter2");
         let trial = tokio::spawn(async move {
             let backend = client(&url).connect().await.unwrap();
@@ -86,7 +86,7 @@ async fn the_documented_rights_are_enough_and_none_is_for_nothing() {
 
 #[tokio::test]
 async fn a_server_that_does_not_know_the_scripts_is_told_them() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let backend = open(&server);
     works(&backend).await;
     must(&server, &["SCRIPT", "FLUSH"]);
@@ -104,7 +104,7 @@ async fn a_server_that_does_not_know_the_scripts_is_told_them() {
 #[tokio::test]
 async fn without_resp3_there_is_a_second_connection() {
     let old = crate::config_file("rename-command HELLO \"\"");
-    let server = RedisServer::builder()
+    let server = crate::builder()
         .user("app", "hunter2", "~* &* +@all")
         .set("include", old.to_str().unwrap())
         .start();
@@ -153,14 +153,11 @@ async fn a_grant_that_too_few_replicas_have_is_given_back() {
 /// Packets vanish without a word: the connection is given up and made again.
 #[tokio::test]
 async fn a_connection_into_nothing_is_replaced() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let proxy = Proxy::start(server.address());
     let limit = Duration::from_millis(200);
-    let backend = client(&format!("redis://{}", proxy.address()))
-        .request_timeout(limit)
-        .connect()
-        .await
-        .unwrap();
+    let backend =
+        client(&crate::through(&proxy, &server)).request_timeout(limit).connect().await.unwrap();
     let accepted = proxy.accepted();
     proxy.black_hole(solocron_testkit::server::Direction::Down, true);
     let error = attempt(&backend, &plain("report")).await.unwrap_err();
@@ -181,7 +178,7 @@ async fn a_connection_into_nothing_is_replaced() {
 /// The caller's runtime ends; the connection lives on, for another one.
 #[test]
 fn a_runtime_that_ends_takes_no_connection_with_it() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let backend = open(&server);
     let run = |work: &str| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -218,14 +215,14 @@ mod tls {
 
     #[tokio::test]
     async fn a_certificate_of_a_known_authority_is_trusted() {
-        let server = RedisServer::builder().tls().start();
+        let server = crate::builder().tls().start();
         let tls = RedisTls::new().authority(read(server.ca_file()));
         works(&client(&server.url()).tls(tls).connect().await.unwrap()).await;
     }
 
     #[tokio::test]
     async fn a_client_certificate_is_shown_where_it_is_asked_for() {
-        let server = RedisServer::builder().client_certificates().password("hunter2").start();
+        let server = crate::builder().client_certificates().start();
         let authority = RedisTls::new().authority(read(server.ca_file()));
         let whole =
             authority.clone().identity(read(server.certificate_file()), read(server.key_file()));
@@ -236,8 +233,7 @@ mod tls {
 
     #[tokio::test]
     async fn a_stranger_is_not_trusted_and_nothing_falls_back_to_plain_text() {
-        let (server, other) =
-            (RedisServer::builder().tls().start(), RedisServer::builder().tls().start());
+        let (server, other) = (crate::builder().tls().start(), crate::builder().tls().start());
         for tls in [RedisTls::new(), RedisTls::new().authority(read(other.ca_file()))] {
             match client(&server.url()).tls(tls).connect().await {
                 Err(Error::Backend { source, .. }) => {
@@ -249,7 +245,7 @@ mod tls {
         }
         let plain = format!("redis://{}", server.address());
         assert!(client(&plain).connect().await.is_err(), "plain text to a TLS port");
-        let unencrypted = RedisServer::start();
+        let unencrypted = crate::start();
         let url = format!("rediss://{}", unencrypted.address());
         let tls = RedisTls::new().authority(read(server.ca_file()));
         assert!(client(&url).tls(tls).connect().await.is_err(), "TLS to a plain port");

@@ -24,7 +24,7 @@ fn in_line(server: &RedisServer) -> i64 {
 
 #[tokio::test]
 async fn a_release_wakes_the_next_in_line_and_nobody_else() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let holder = open(&server);
     let mut grant = win(&holder, &plain("report")).await;
     let mut line = Vec::new();
@@ -65,7 +65,7 @@ fn waiter(server: &RedisServer) -> Member {
 
 #[tokio::test]
 async fn a_dead_waiter_is_passed_over() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let (holder, living) = (open(&server), open(&server));
     let grant = win(&holder, &plain("report")).await;
     let mut dead = waiter(&server);
@@ -86,7 +86,7 @@ async fn a_dead_waiter_is_passed_over() {
 
 #[tokio::test]
 async fn a_waiter_that_is_woken_and_does_nothing_is_followed_by_the_next_one() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let (holder, living) = (open(&server), open(&server));
     let grant = win(&holder, &plain("report")).await;
     let mut stopped = waiter(&server);
@@ -103,7 +103,7 @@ async fn a_waiter_that_is_woken_and_does_nothing_is_followed_by_the_next_one() {
 
 #[tokio::test]
 async fn a_wake_up_that_nobody_uses_is_passed_on() {
-    let server = RedisServer::start();
+    let server = crate::start();
     for leaves in [true, false] {
         let (holder, first, second) = (open(&server), open(&server), open(&server));
         let grant = win(&holder, &plain("report")).await;
@@ -129,7 +129,7 @@ async fn a_wake_up_that_nobody_uses_is_passed_on() {
 
 #[tokio::test]
 async fn whoever_is_beaten_to_it_keeps_its_place() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let (a, first, second, quick) = (open(&server), open(&server), open(&server), open(&server));
     let grant = win(&a, &plain("report")).await;
     let (mut first_watch, second_watch) = (watch(&first).await, watch(&second).await);
@@ -151,7 +151,7 @@ async fn whoever_is_beaten_to_it_keeps_its_place() {
 
 #[tokio::test]
 async fn whoever_stops_waiting_leaves_the_line() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let (holder, other) = (open(&server), open(&server));
     let _grant = win(&holder, &plain("report")).await;
     let watches = [watch(&other).await, watch(&other).await];
@@ -164,7 +164,7 @@ async fn whoever_stops_waiting_leaves_the_line() {
 
 #[tokio::test]
 async fn a_new_connection_wakes_all_its_waiters() {
-    let server = RedisServer::start();
+    let server = crate::start();
     let (holder, other) = (open(&server), open(&server));
     let _grant = win(&holder, &plain("report")).await;
     let _else = win(&holder, &plain("else")).await;
