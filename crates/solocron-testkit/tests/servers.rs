@@ -58,6 +58,9 @@ fn keep_servers() {
         redis.freeze();
         fleet::reply(format_args!("{} {}", redis.pid(), etcd.pid())).unwrap();
         fleet::reply(redis.socket_path().display()).unwrap();
+        let down = RedisServer::start();
+        down.kill();
+        fleet::reply(down.socket_path().display()).unwrap();
         parent.for_each(drop);
     });
 }
@@ -68,14 +71,30 @@ fn a_server_is_gone_after_its_test_was_killed() {
     let mut test = Member::start("a test", command).unwrap();
     let pids: Vec<u32> =
         test.recv(SOON).unwrap().split(' ').map(|pid| pid.parse().unwrap()).collect();
-    let path = PathBuf::from(test.recv(SOON).unwrap());
-    assert!(path.exists() && !pids.iter().copied().any(is_gone));
+    let paths = [(); 2].map(|()| PathBuf::from(test.recv(SOON).unwrap()));
+    let any_is_left = || paths.iter().any(|path| path.parent().unwrap().exists());
+    assert!(paths.iter().all(|path| path.exists()) && !pids.iter().copied().any(is_gone));
     test.kill().unwrap();
     let deadline = Instant::now() + SOON;
-    while !pids.iter().copied().all(is_dead) || path.parent().unwrap().exists() {
-        assert!(Instant::now() < deadline, "{pids:?} of a killed test live on, or {path:?} does");
+    while !pids.iter().copied().all(is_dead) || any_is_left() {
+        assert!(
+            Instant::now() < deadline,
+            "{pids:?} of a killed test live on, or one of {paths:?} does"
+        );
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn a_server_that_cannot_start_says_why() {
+    let start = || RedisServer::builder().set("no-such-option", "1").start();
+    let panic = catch_unwind(start).expect_err("it cannot start");
+    let why = panic.downcast_ref::<String>().expect("a text");
+    assert!(why.contains("no-such-option") && why.contains("ended with"), "{why}");
+    let start = || EtcdServer::builder().set("no-such-option", "1").start();
+    let panic = catch_unwind(start).expect_err("it cannot start");
+    let why = panic.downcast_ref::<String>().expect("a text");
+    assert!(why.contains("no-such-option") && why.contains("ended with"), "{why}");
 }
 
 /// Gone, or left for its new parent to bury.

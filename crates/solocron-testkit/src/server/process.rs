@@ -4,8 +4,10 @@
 //!   this process ──spawn──► sh ──fork──► watchdog: waits for a line or the end of its input
 //!        │                  └──exec──► the server, under the same process id
 //!        └── leash: the watchdog's input
-//!              a line: the server is being ended by its owner; the watchdog just goes
-//!              its end: this process is dead, however it died; the watchdog kills the server and removes its directory
+//!              a line: the server was ended by its owner
+//!              another line: its directory is its owner's again
+//!              the end: this process is dead, however it died; the watchdog does what was not said to be done: it kills the server
+//!                       and removes its directory
 //! ```
 //!
 //! The watchdog is there before the server is, so there is no moment at which a killed test leaves one behind. The server is our
@@ -30,7 +32,11 @@ use nix::unistd::Pid;
 /// died while one of them was stopped (setpgid(2), "orphaned process group"), which the watchdog must survive to end the stopped one.
 const LEASHED: &str = r#"
 exec 3<&0
-{ trap '' HUP INT TERM; read -r _ <&3 || { kill -9 $$; sleep 0.2; rm -rf "$0"; }; } &
+{
+  trap '' HUP INT TERM
+  read -r _ <&3 || kill -9 $$
+  read -r _ <&3 || for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$0" && break; sleep 0.2; done
+} &
 exec "$@" </dev/null 3<&-
 "#;
 
@@ -140,10 +146,17 @@ impl Process {
         }
     }
 
-    /// Calls the watchdog off, which must come first, and takes the exit status.
+    /// Calls the watchdog off the process, which must come first, and takes the exit status.
     fn reap(&mut self) -> ExitStatus {
+        if let Some(status) = self.status {
+            return status;
+        }
+        self.say_done();
+        *self.status.insert(self.child.wait().expect("it is our child"))
+    }
+
+    fn say_done(&mut self) {
         let _ = self.leash.write_all(b"\n"); // an error: no watchdog, since somebody ended it
-        *self.status.get_or_insert_with(|| self.child.wait().expect("it is our child"))
     }
 
     fn raw(&self) -> Pid {
@@ -158,6 +171,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+        self.say_done();
     }
 }
 

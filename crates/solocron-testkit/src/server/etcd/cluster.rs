@@ -249,7 +249,8 @@ impl EtcdCluster {
         let member = &self.members[number];
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = member.process().as_mut().and_then(Process::ended) {
+            let ended = member.process().as_mut().and_then(Process::ended); // its log needs the process, too
+            if let Some(status) = ended {
                 let log = member.log();
                 let why = log.lines().rev().find(|line| line.contains(IN_USE)).unwrap_or_default();
                 return Err(format!("ended with {status} {why}"));

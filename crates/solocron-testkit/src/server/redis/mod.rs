@@ -164,7 +164,8 @@ impl RedisServer {
     fn ready(&self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.process().ended() {
+            let ended = self.process().ended(); // its log needs the process, too
+            if let Some(status) = ended {
                 let log = self.log();
                 let why = log.lines().rev().find(|line| line.contains(IN_USE)).unwrap_or_default();
                 return Err(format!("ended with {status} {why}"));
