@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use solocron::lock::{LockKey, Lost, MarkAfter, Nonce};
+use solocron::lock::{Lost, MarkAfter};
 use solocron::{BackendError, Clock, LeaseInstant, SystemClock};
 
 use crate::home::Home;
@@ -132,18 +132,14 @@ pub(crate) async fn audit(home: Arc<Home>, session: Arc<Session>) {
 
 /// Takes back what turned up under a nonce that this process neither holds nor asks for.
 async fn take_back(home: &Arc<Home>, lock_key: &[u8]) -> Result<(), BackendError> {
-    let kept = home.wire.list(lock_key).await?;
-    for (key, nonce) in kept.iter().filter_map(|kept| named(&kept.value)) {
-        if home.keys.lock(&key) == lock_key && home.ledger.disown(nonce) {
+    for kept in home.wire.list(lock_key).await? {
+        let Ok(Tag { key, nonce, .. }) = Tag::from_bytes(&kept.value) else { continue };
+        if home.keys.lock(&key) == lock_key && home.ledger.disown(nonce, kept.created) {
             orphan(&key, nonce);
             home.revoke(&key, nonce, MarkAfter::Undo).await?;
         }
     }
     Ok(())
-}
-
-fn named(value: &[u8]) -> Option<(LockKey, Nonce)> {
-    Tag::from_bytes(value).ok().map(|tag| (tag.key, tag.nonce))
 }
 
 /// Takes the lease away at the server, which may have given it more time than it had here.

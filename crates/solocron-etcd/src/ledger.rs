@@ -33,12 +33,19 @@ pub(crate) struct Ledger(Mutex<Book>);
 struct Book {
     asked: HashMap<Nonce, Asked>,
     held: HashMap<Nonce, Arc<Lease>>,
-    /// Until when they are refused.
-    over: HashMap<Nonce, LeaseInstant>,
+    over: HashMap<Nonce, Over>,
     /// Who holds a lock key.
     holds: HashMap<Vec<u8>, Nonce>,
     doubts: HashMap<Nonce, LeaseInstant>,
     tidied: LeaseInstant,
+}
+
+/// A nonce that wins nothing any more.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    refused_until: LeaseInstant,
+    /// What was won with it; 0: nothing, as far as this process knows.
+    fence: i64,
 }
 
 /// What an acquisition that is under way must know when it is answered.
@@ -108,17 +115,20 @@ impl Ledger {
         self.book().held.get(&nonce).cloned()
     }
 
-    /// Refuses `nonce` from now on, unless an acquisition with it is under way or has won. Says whether it is refused.
+    /// Refuses `nonce` from now on, so that what turned up under it, created by this revision, may be taken back as if it had never
+    /// been asked for. `false`: it may not.
     ///
-    /// Whoever takes back what turned up under a nonce asks this first: an acquisition that is sent again meanwhile would find the
-    /// grant that is about to go.
-    pub(crate) fn disown(&self, nonce: Nonce) -> bool {
+    /// Not while an acquisition with it is under way, or has won: one that is sent again would find the grant that is about to go. And
+    /// not what was won here and is over: its run may have been started, so its tick must not go back. Whoever held it gives it back,
+    /// or gives it up.
+    pub(crate) fn disown(&self, nonce: Nonce, created: i64) -> bool {
         let mut book = self.book();
-        let unknown = !book.asked.contains_key(&nonce) && !book.held.contains_key(&nonce);
-        if unknown {
-            book.over(nonce);
+        let known = book.asked.contains_key(&nonce) || book.held.contains_key(&nonce);
+        if known || book.over.get(&nonce).is_some_and(|over| over.fence == created) {
+            return false;
         }
-        unknown
+        book.over(nonce);
+        true
     }
 
     /// Whether somebody here holds this lock key.
@@ -186,12 +196,15 @@ impl Ledger {
 
 impl Book {
     fn over(&mut self, nonce: Nonce) {
-        self.over.insert(nonce, SystemClock.lease_now() + REFUSED_FOR);
-        if let Some(lease) = self.held.remove(&nonce)
-            && self.holds.get(&lease.lock_key) == Some(&nonce)
-        {
-            self.holds.remove(&lease.lock_key);
+        let mut fence = self.over.get(&nonce).map_or(0, |over| over.fence);
+        if let Some(lease) = self.held.remove(&nonce) {
+            fence = lease.fence;
+            if self.holds.get(&lease.lock_key) == Some(&nonce) {
+                self.holds.remove(&lease.lock_key);
+            }
         }
+        let refused_until = SystemClock.lease_now() + REFUSED_FOR;
+        self.over.insert(nonce, Over { refused_until, fence });
     }
 
     /// Forgets what was refused for long enough, now and then.
@@ -201,7 +214,7 @@ impl Book {
             return;
         }
         self.tidied = now;
-        self.over.retain(|_, until| *until > now);
+        self.over.retain(|_, over| over.refused_until > now);
     }
 }
 
@@ -242,6 +255,8 @@ pub(crate) fn orphan(key: &LockKey, nonce: Nonce) {
 mod tests {
     use super::*;
 
+    const TTL: Duration = Duration::from_secs(15);
+
     fn nonce(n: u128) -> Nonce {
         Nonce::from_u128(n)
     }
@@ -264,10 +279,27 @@ mod tests {
         let ledger = Ledger::default();
         let Begun::Asking(mut asking) = ledger.begin(nonce(1), b"k") else { panic!("new") };
         asking.sent();
-        assert!(!ledger.disown(nonce(1)), "its answer may be on its way");
+        assert!(!ledger.disown(nonce(1), 5), "its answer may be on its way");
         drop(asking);
-        assert!(ledger.disown(nonce(1)), "it may be taken back");
+        assert!(ledger.disown(nonce(1), 5), "it may be taken back");
         assert!(matches!(ledger.begin(nonce(1), b"k"), Begun::Over), "and does not come again");
+    }
+
+    #[test]
+    fn what_was_won_here_is_not_taken_back_as_if_it_had_never_been_asked_for() {
+        let ledger = Ledger::default();
+        let session = Session::new(7, TTL, TTL, SystemClock.lease_now());
+        let key = LockKey::new("k").unwrap();
+        let until = SystemClock.lease_now() + TTL;
+        let lease =
+            Lease::new(key, b"k".into(), nonce(1), 5, true, TTL, until, Arc::new(session));
+        let lease = ledger.granted(lease);
+        assert!(!ledger.disown(nonce(1), 5), "it is held");
+        ledger.lose(&lease, Lost::Expired, false);
+        assert!(!ledger.disown(nonce(1), 5), "its run was started");
+        ledger.revoked(nonce(1));
+        assert!(!ledger.disown(nonce(1), 5), "whatever is said of it later");
+        assert!(ledger.disown(nonce(1), 9), "a late copy of the request is another key");
     }
 
     #[test]

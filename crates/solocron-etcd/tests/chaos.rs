@@ -66,8 +66,11 @@ impl Store for Cluster {
     }
 
     fn faults(&self) -> Vec<StoreFault> {
-        let all =
-            |kind, lasts_ms| StoreFault::new(kind, Hits::Everybody, lasts_ms).aftermath(ELECTION);
+        // Each change of the leader gives every lease its whole time again, those of the dead as well.
+        let all = |kind, lasts_ms| {
+            let fault = StoreFault::new(kind, Hits::Everybody, lasts_ms).aftermath(ELECTION);
+            fault.apart(TTL + Duration::from_secs(2))
+        };
         let node = |kind, lasts_ms| StoreFault::new(kind, Hits::Node, lasts_ms);
         vec![
             all("member", 300..2_000),
