@@ -1,4 +1,4 @@
-//! The figures of `docs/design/0005-socket.md`:
+//! The figures of `docs/design/0006-socket.md`:
 //!
 //! ```sh
 //! cargo test --release -p solocron-socket --test it -- --ignored --nocapture --test-threads=1 measure
