@@ -147,6 +147,10 @@ fn by_transport(error: &RedisError) -> (Kind, &'static str) {
         ErrorKind::InvalidClientConfig => {
             (Kind::Misconfigured, "correct the URL or the certificates")
         }
+        // The client takes an answer that is cut short for one that it cannot read.
+        ErrorKind::Parse if text.contains("end of input") => {
+            (Kind::Unavailable, "an answer broke off: see the server and the network")
+        }
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (
             Kind::Misconfigured,
             "what listens there does not speak like redis: see the address and the port",

@@ -91,6 +91,13 @@ impl Harness for Store {
         proxy.sever();
         true
     }
+
+    fn link(&self) -> Option<(Proxy, RedisBackend)> {
+        let proxy = Proxy::start(self.server().address());
+        let url = format!("redis://{}", proxy.address());
+        let backend = client(&url, &self.namespace).build().expect("a good url");
+        Some((proxy, backend))
+    }
 }
 
 /// Takes a lock and holds it until it is killed.

@@ -310,7 +310,7 @@ mod tests {
     use super::ALL;
 
     /// The sources of all modules of laws.
-    const SOURCES: [(&str, &str); 14] = [
+    const SOURCES: [(&str, &str); 15] = [
         ("exclusion", include_str!("exclusion.rs")),
         ("release", include_str!("release.rs")),
         ("lease", include_str!("lease.rs")),
