@@ -1,7 +1,7 @@
 //! What this process has asked for, holds, and has given back: by nonce.
 //!
 //! ```text
-//!   begin(nonce) ──► Asking ── granted ──► Held ── over ──► Over: refused from now on, for a minute
+//!   begin(nonce) ──► Asking ── granted ──► Held ── over ──► Over: refused from now on, for a minute and as long as it is in doubt
 //!        │             └ answered otherwise ──► forgotten
 //!        │             └ no answer, or dropped ──► forgotten, and in doubt until its revocation is acknowledged
 //!        └ Held: the same lease again     └ Over: refused
@@ -201,7 +201,16 @@ impl Book {
             return;
         }
         self.tidied = now;
-        self.over.retain(|_, until| *until > now);
+        self.forget(now);
+    }
+
+    /// A nonce of which a request may still be on its way is refused for as long as it may be.
+    fn forget(&mut self, now: LeaseInstant) {
+        self.doubts.retain(|_, until| *until > now);
+        let Self { over, doubts, asked, .. } = self;
+        over.retain(|nonce, until| {
+            *until > now || doubts.contains_key(nonce) || asked.contains_key(nonce)
+        });
     }
 }
 
@@ -268,6 +277,25 @@ mod tests {
         drop(asking);
         assert!(ledger.disown(nonce(1)), "it may be taken back");
         assert!(matches!(ledger.begin(nonce(1), b"k"), Begun::Over), "and does not come again");
+    }
+
+    #[test]
+    fn a_nonce_is_refused_for_as_long_as_a_copy_of_it_may_be_on_its_way() {
+        let ledger = Ledger::default();
+        let Begun::Asking(mut first) = ledger.begin(nonce(1), b"k") else { panic!("new") };
+        first.sent();
+        let Begun::Asking(second) = ledger.begin(nonce(1), b"k") else { panic!("another copy") };
+        drop(first);
+        drop(second);
+        assert!(ledger.disown(nonce(1)));
+        ledger.over(nonce(2));
+        let now = SystemClock.lease_now();
+        let later = |seconds| now + Duration::from_secs(seconds);
+        ledger.book().forget(later(61));
+        assert!(matches!(ledger.begin(nonce(1), b"k"), Begun::Over), "it is still in doubt");
+        assert!(matches!(ledger.begin(nonce(2), b"k"), Begun::Asking(_)), "nothing is on its way");
+        ledger.book().forget(later(701));
+        assert_eq!(ledger.size(), (0, 0, 0));
     }
 
     #[test]
