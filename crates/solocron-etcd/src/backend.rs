@@ -64,7 +64,7 @@ impl EtcdBackend {
         Ok(Arc::clone(&handle))
     }
 
-    fn home(&self) -> Result<Arc<Home>, BackendError> {
+    pub(crate) fn home(&self) -> Result<Arc<Home>, BackendError> {
         self.handle().map(|handle| Arc::clone(&handle.0))
     }
 

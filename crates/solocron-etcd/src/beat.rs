@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use solocron::lock::{LockKey, Lost, MarkAfter, Nonce};
+use solocron::lock::{Lost, MarkAfter};
 use solocron::{BackendError, Clock, LeaseInstant, SystemClock};
 
-use crate::home::Home;
+use crate::home::{Home, Names};
 use crate::keys::Tag;
 use crate::lease::Lease;
-use crate::ledger::orphan;
+use crate::ledger::{Stray, taking_back};
 use crate::session::Session;
-use crate::wire::{Beat, Guarded, Write};
+use crate::wire::{Beat, Fault, Guarded, Outcome, Write};
 
 /// A session without a lock is kept for this long: making one costs a round trip, keeping one a beat now and then.
 const IDLE: Duration = Duration::from_secs(600);
@@ -93,14 +93,8 @@ fn give_up_unrenewed(home: &Arc<Home>, living: Vec<Arc<Lease>>, now: LeaseInstan
 /// Deletes the key of a lock that is over. Its tick stays as it is, as if the process had died.
 async fn give_up(home: Arc<Home>, lease: Arc<Lease>) {
     let names = home.names(&lease.key);
-    let guarded = Guarded {
-        lock: &names.lock,
-        state: &names.state,
-        lock_is: Some(lease.fence),
-        state_is: None,
-    };
     while lease.session.over().is_none() && !home.closed.is_cancelled() {
-        match home.wire.commit(&guarded, &[Write::DeleteLock]).await {
+        match delete(&home, &names, lease.fence).await {
             Ok(_) => return, // it is gone, or it was
             Err(_) => SystemClock.sleep(lease.session.lives / 20).await,
         }
@@ -122,7 +116,7 @@ pub(crate) async fn audit(home: Arc<Home>, session: Arc<Session>) {
     }
     for lock_key in kept {
         if lock_key.starts_with(home.keys.locks()) && !home.ledger.holds(&lock_key) {
-            let taken = take_back(&home, &lock_key).await;
+            let taken = take_back(&home, &session, &lock_key).await;
             if let Err(error) = taken {
                 tracing::debug!(%error, "could not look at a lock of this process; the next beat tries again");
             }
@@ -130,20 +124,39 @@ pub(crate) async fn audit(home: Arc<Home>, session: Arc<Session>) {
     }
 }
 
-/// Takes back what turned up under a nonce that this process neither holds nor asks for.
-async fn take_back(home: &Arc<Home>, lock_key: &[u8]) -> Result<(), BackendError> {
-    let kept = home.wire.list(lock_key).await?;
-    for (key, nonce) in kept.iter().filter_map(|kept| named(&kept.value)) {
-        if home.keys.lock(&key) == lock_key && home.ledger.disown(nonce) {
-            orphan(&key, nonce);
-            home.revoke(&key, nonce, MarkAfter::Undo).await?;
+/// Takes back a lock of this session whose nonce this process neither holds nor asks for; its tick, too, if it was never granted.
+pub(crate) async fn take_back(
+    home: &Home,
+    session: &Session,
+    lock_key: &[u8],
+) -> Result<(), BackendError> {
+    for kept in home.wire.list(lock_key).await? {
+        // Since this session was looked at, the lock may have become somebody else's.
+        let Some(Tag { key, nonce, .. }) = Tag::from_bytes(&kept.value).ok() else { continue };
+        let names = home.names(&key);
+        if kept.lease != session.id || names.lock != lock_key {
+            continue;
+        }
+        let stray = home.ledger.disown(nonce);
+        taking_back(&key, nonce, stray);
+        match stray {
+            Stray::Ours => {}
+            Stray::Unanswered => drop(home.revoke(&key, nonce, MarkAfter::Undo).await?),
+            Stray::Over => {
+                if let Outcome::Done(revision) = delete(home, &names, kept.created).await? {
+                    home.memory.freed(&names.lock, revision);
+                }
+            }
         }
     }
     Ok(())
 }
 
-fn named(value: &[u8]) -> Option<(LockKey, Nonce)> {
-    Tag::from_bytes(value).ok().map(|tag| (tag.key, tag.nonce))
+/// Deletes a lock key, if it is still the one that was put by `fence`. The record stays as it is.
+async fn delete(home: &Home, names: &Names, fence: i64) -> Result<Outcome, Fault> {
+    let guarded =
+        Guarded { lock: &names.lock, state: &names.state, lock_is: Some(fence), state_is: None };
+    home.wire.commit(&guarded, &[Write::DeleteLock]).await
 }
 
 /// Takes the lease away at the server, which may have given it more time than it had here.

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! While a nonce is in doubt its put may still arrive, and would ride on the living session: the session is then audited with each
-//! beat, and what turns up under a nonce that is neither held nor asked for is taken back.
+//! beat, and what turns up under a nonce that is neither held nor asked for is taken back ([`Stray`]). Its tick goes back with it only
+//! where nothing was ever granted under that nonce, so that no run can have begun: the key of a lock that was held and is lost also
+//! stays for a while, until its deletion gets through.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,8 +35,7 @@ pub(crate) struct Ledger(Mutex<Book>);
 struct Book {
     asked: HashMap<Nonce, Asked>,
     held: HashMap<Nonce, Arc<Lease>>,
-    /// Until when they are refused.
-    over: HashMap<Nonce, LeaseInstant>,
+    over: HashMap<Nonce, Over>,
     /// Who holds a lock key.
     holds: HashMap<Vec<u8>, Nonce>,
     doubts: HashMap<Nonce, LeaseInstant>,
@@ -48,6 +49,25 @@ struct Asked {
     calls: u32,
     /// The last revision that deleted the key in between.
     deleted: i64,
+}
+
+/// A nonce that is refused.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    until: LeaseInstant,
+    /// Whether it was held here once: somebody may have run under it.
+    granted: bool,
+}
+
+/// Whose a lock key is that this process's session keeps alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stray {
+    /// An acquisition with its nonce is under way, or has won.
+    Ours,
+    /// An acquisition that got no answer put it: no run began.
+    Unanswered,
+    /// It was held once, or nothing is known of it any more: a run may have begun, and ended.
+    Over,
 }
 
 /// What is known of a nonce before it is sent.
@@ -108,17 +128,18 @@ impl Ledger {
         self.book().held.get(&nonce).cloned()
     }
 
-    /// Refuses `nonce` from now on, unless an acquisition with it is under way or has won. Says whether it is refused.
+    /// Says whose the key of `nonce` is, and refuses the nonce from now on, unless the key is ours.
     ///
     /// Whoever takes back what turned up under a nonce asks this first: an acquisition that is sent again meanwhile would find the
     /// grant that is about to go.
-    pub(crate) fn disown(&self, nonce: Nonce) -> bool {
+    pub(crate) fn disown(&self, nonce: Nonce) -> Stray {
         let mut book = self.book();
-        let unknown = !book.asked.contains_key(&nonce) && !book.held.contains_key(&nonce);
-        if unknown {
-            book.over(nonce);
+        if book.asked.contains_key(&nonce) || book.held.contains_key(&nonce) {
+            return Stray::Ours;
         }
-        unknown
+        let granted = book.over.get(&nonce).is_some_and(|over| over.granted);
+        book.over(nonce);
+        if !granted && book.doubts.contains_key(&nonce) { Stray::Unanswered } else { Stray::Over }
     }
 
     /// Whether somebody here holds this lock key.
@@ -186,8 +207,10 @@ impl Ledger {
 
 impl Book {
     fn over(&mut self, nonce: Nonce) {
-        self.over.insert(nonce, SystemClock.lease_now() + REFUSED_FOR);
-        if let Some(lease) = self.held.remove(&nonce)
+        let held = self.held.remove(&nonce);
+        let granted = held.is_some() || self.over.get(&nonce).is_some_and(|over| over.granted);
+        self.over.insert(nonce, Over { until: SystemClock.lease_now() + REFUSED_FOR, granted });
+        if let Some(lease) = held
             && self.holds.get(&lease.lock_key) == Some(&nonce)
         {
             self.holds.remove(&lease.lock_key);
@@ -208,8 +231,8 @@ impl Book {
     fn forget(&mut self, now: LeaseInstant) {
         self.doubts.retain(|_, until| *until > now);
         let Self { over, doubts, asked, .. } = self;
-        over.retain(|nonce, until| {
-            *until > now || doubts.contains_key(nonce) || asked.contains_key(nonce)
+        over.retain(|nonce, over| {
+            over.until > now || doubts.contains_key(nonce) || asked.contains_key(nonce)
         });
     }
 }
@@ -242,9 +265,15 @@ impl Drop for Asking<'_> {
     }
 }
 
-/// Whose lock a key is, for a log line.
-pub(crate) fn orphan(key: &LockKey, nonce: Nonce) {
-    tracing::warn!(%key, ?nonce, "taking back a lock that this process asked for and gave up");
+/// For the log: a lock that is taken back.
+pub(crate) fn taking_back(key: &LockKey, nonce: Nonce, stray: Stray) {
+    match stray {
+        Stray::Ours => {}
+        Stray::Unanswered => {
+            tracing::warn!(%key, ?nonce, "taking back a lock that this process asked for and gave up");
+        }
+        Stray::Over => tracing::debug!(%key, ?nonce, "freeing a lock that this process has lost"),
+    }
 }
 
 #[cfg(test)]
@@ -273,10 +302,61 @@ mod tests {
         let ledger = Ledger::default();
         let Begun::Asking(mut asking) = ledger.begin(nonce(1), b"k") else { panic!("new") };
         asking.sent();
-        assert!(!ledger.disown(nonce(1)), "its answer may be on its way");
+        assert_eq!(ledger.disown(nonce(1)), Stray::Ours, "its answer may be on its way");
         drop(asking);
-        assert!(ledger.disown(nonce(1)), "it may be taken back");
+        assert_eq!(ledger.disown(nonce(1)), Stray::Unanswered, "it may be taken back");
         assert!(matches!(ledger.begin(nonce(1), b"k"), Begun::Over), "and does not come again");
+    }
+
+    /// A grant on a session that lives for a minute.
+    fn lease(n: u128) -> Arc<Lease> {
+        let now = SystemClock.lease_now();
+        let ttl = Duration::from_secs(60);
+        let session = Arc::new(Session::new(7, ttl, ttl, now));
+        let key = LockKey::new("k").expect("a name");
+        Lease::new(key, b"k".to_vec(), nonce(n), 42, true, ttl, now + ttl, session)
+    }
+
+    #[test]
+    fn what_was_granted_once_is_never_undone_however_it_ended() {
+        let ends: [fn(&Ledger, &Lease); 3] = [
+            |ledger, lease| assert!(ledger.lose(lease, Lost::Expired, false)),
+            |ledger, lease| assert!(ledger.lose(lease, Lost::ForceReleased, true)),
+            |ledger, lease| ledger.over(lease.nonce),
+        ];
+        for end in ends {
+            let ledger = Ledger::default();
+            let Begun::Asking(mut first) = ledger.begin(nonce(1), b"k") else { panic!("new") };
+            first.sent();
+            drop(first);
+            let Begun::Asking(mut again) = ledger.begin(nonce(1), b"k") else { panic!("again") };
+            again.sent();
+            let held = ledger.granted(lease(1));
+            again.settled();
+            drop(again);
+            assert!(ledger.in_doubt(), "the first copy may still arrive");
+            assert_eq!(ledger.disown(nonce(1)), Stray::Ours);
+            end(&ledger, &held);
+            assert_eq!(ledger.disown(nonce(1)), Stray::Over);
+            let later = SystemClock.lease_now() + Duration::from_secs(600);
+            ledger.book().forget(later);
+            assert_eq!(
+                ledger.disown(nonce(1)),
+                Stray::Over,
+                "it is not forgotten before the doubt"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_doubt_is_never_undone() {
+        let ledger = Ledger::default();
+        assert_eq!(ledger.disown(nonce(1)), Stray::Over);
+        let Begun::Asking(mut asking) = ledger.begin(nonce(2), b"k") else { panic!("new") };
+        asking.sent();
+        drop(asking);
+        ledger.revoked(nonce(2));
+        assert_eq!(ledger.disown(nonce(2)), Stray::Over);
     }
 
     #[test]
@@ -287,7 +367,7 @@ mod tests {
         let Begun::Asking(second) = ledger.begin(nonce(1), b"k") else { panic!("another copy") };
         drop(first);
         drop(second);
-        assert!(ledger.disown(nonce(1)));
+        assert_eq!(ledger.disown(nonce(1)), Stray::Unanswered);
         ledger.over(nonce(2));
         let now = SystemClock.lease_now();
         let later = |seconds| now + Duration::from_secs(seconds);

@@ -55,6 +55,8 @@ mod ledger;
 mod release;
 mod seen;
 mod session;
+#[cfg(all(test, unix))]
+mod tests;
 #[cfg(feature = "tls")]
 mod tls;
 mod watch;
