@@ -103,7 +103,7 @@ impl fmt::Debug for EtcdBackend {
 }
 
 /// More operations would be refused by a server with default limits (128 a transaction).
-const KEYS_AT_ONCE: usize = 50;
+pub(crate) const KEYS_AT_ONCE: usize = 50;
 
 impl Home {
     /// Reads the records of many locks in few round trips.

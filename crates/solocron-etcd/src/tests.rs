@@ -10,9 +10,10 @@ use solocron::{Clock, SystemClock};
 use solocron_testkit::server::EtcdServer;
 
 use crate::EtcdBackend;
-use crate::beat::{audit, take_back};
+use crate::beat::{audit, compare};
 use crate::home::Home;
-use crate::lease::Lease;
+use crate::lease::{Lease, State};
+use crate::watch;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -88,6 +89,44 @@ async fn a_lock_that_has_become_somebody_elses_is_not_taken_back() {
     let session = Arc::clone(&here.win(&plain("ours", LONG)).await.session);
     let theirs = elsewhere.win(&plain("lock", LONG)).await;
     // What this session kept when it was looked at is theirs by now.
-    take_back(&here.home, &session, &theirs.lock_key).await.expect("an answer");
+    let kept = [theirs.lock_key.clone()];
+    compare(&here.home, &session, &[], &kept).await.expect("an answer");
     assert_eq!(here.held_by("lock").await, theirs.fence);
+}
+
+#[tokio::test]
+async fn a_lock_that_a_member_leaves_out_is_lost_only_if_its_key_is_gone() {
+    let server = EtcdServer::start();
+    let here = Node::of(&server);
+    let (a, b) = (here.win(&plain("a", LONG)).await, here.win(&plain("b", LONG)).await);
+    let held = here.home.ledger.living(&a.session);
+    // A member that has not heard of either yet.
+    compare(&here.home, &a.session, &held, &[]).await.expect("an answer");
+    assert!(a.until().is_some() && b.until().is_some(), "both are there");
+    // Another process frees one of them, and somebody takes it, before the watch says so: it is another key.
+    let moved = Lease::new(
+        key("b"),
+        b.lock_key.clone(),
+        b.nonce,
+        b.fence - 1,
+        false,
+        LONG,
+        SystemClock.lease_now() + LONG,
+        Arc::clone(&b.session),
+    );
+    compare(&here.home, &a.session, &[Arc::clone(&moved)], &[]).await.expect("an answer");
+    assert_eq!(moved.state(), State::Lost(Lost::ForceReleased));
+}
+
+#[tokio::test]
+async fn an_audit_that_failed_is_made_up_for_with_the_next_beat() {
+    let server = EtcdServer::start();
+    let here = Node::of(&server);
+    // Nothing else would find out.
+    watch::never(&here.home);
+    let lease = here.win(&plain("lock", Duration::from_secs(3))).await;
+    server.kill();
+    audit(Arc::clone(&here.home), Arc::clone(&lease.session)).await;
+    assert!(lease.session.is_to_be_looked_at());
+    assert!(!lease.session.is_to_be_looked_at(), "once");
 }
