@@ -64,7 +64,7 @@ impl EtcdBackend {
         Ok(Arc::clone(&handle))
     }
 
-    fn home(&self) -> Result<Arc<Home>, BackendError> {
+    pub(crate) fn home(&self) -> Result<Arc<Home>, BackendError> {
         self.handle().map(|handle| Arc::clone(&handle.0))
     }
 
@@ -103,7 +103,7 @@ impl fmt::Debug for EtcdBackend {
 }
 
 /// More operations would be refused by a server with default limits (128 a transaction).
-const KEYS_AT_ONCE: usize = 50;
+pub(crate) const KEYS_AT_ONCE: usize = 50;
 
 impl Home {
     /// Reads the records of many locks in few round trips.

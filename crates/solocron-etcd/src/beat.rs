@@ -6,12 +6,13 @@ use std::time::Duration;
 use solocron::lock::{Lost, MarkAfter};
 use solocron::{BackendError, Clock, LeaseInstant, SystemClock};
 
-use crate::home::Home;
+use crate::backend::KEYS_AT_ONCE;
+use crate::home::{Home, Names};
 use crate::keys::Tag;
 use crate::lease::Lease;
-use crate::ledger::orphan;
+use crate::ledger::{Stray, taking_back};
 use crate::session::Session;
-use crate::wire::{Beat, Guarded, Write};
+use crate::wire::{Beat, Fault, Guarded, Outcome, Write};
 
 /// A session without a lock is kept for this long: making one costs a round trip, keeping one a beat now and then.
 const IDLE: Duration = Duration::from_secs(600);
@@ -55,7 +56,7 @@ async fn run(home: &Arc<Home>, session: &Arc<Session>) -> Lost {
                 Ok(true) => {
                     session.beat_answered(sent);
                     retry_at = None;
-                    if home.ledger.in_doubt() {
+                    if home.ledger.in_doubt() | session.is_to_be_looked_at() {
                         home.keeper.spawn(audit(Arc::clone(home), Arc::clone(session)));
                     }
                 }
@@ -93,53 +94,85 @@ fn give_up_unrenewed(home: &Arc<Home>, living: Vec<Arc<Lease>>, now: LeaseInstan
 /// Deletes the key of a lock that is over. Its tick stays as it is, as if the process had died.
 async fn give_up(home: Arc<Home>, lease: Arc<Lease>) {
     let names = home.names(&lease.key);
-    let guarded = Guarded {
-        lock: &names.lock,
-        state: &names.state,
-        lock_is: Some(lease.fence),
-        state_is: None,
-    };
     while lease.session.over().is_none() && !home.closed.is_cancelled() {
-        match home.wire.commit(&guarded, &[Write::DeleteLock]).await {
+        match delete(&home, &names, lease.fence).await {
             Ok(_) => return, // it is gone, or it was
             Err(_) => SystemClock.sleep(lease.session.lives / 20).await,
         }
     }
 }
 
-/// Looks at what the server keeps alive for this session: what we hold must be there, and nothing else.
+/// Looks at what the server keeps alive for this session: what we hold must be there, and nothing else. The next beat tries again
+/// what failed.
 pub(crate) async fn audit(home: Arc<Home>, session: Arc<Session>) {
     let held = home.ledger.living(&session);
-    let kept = match home.wire.look_at_lease(session.id, true).await {
-        Ok(Some(state)) => state.keys,
+    let audited = match home.wire.look_at_lease(session.id, true).await {
+        Ok(Some(state)) => compare(&home, &session, &held, &state.keys).await,
         Ok(None) => return session.end(Lost::TakenOver),
-        Err(_) => return, // the next beat audits again
+        Err(fault) => Err(fault.into()),
     };
-    for lease in held {
-        if !kept.contains(&lease.lock_key) {
-            home.ledger.lose(&lease, Lost::ForceReleased, true);
-        }
-    }
-    for lock_key in kept {
-        if lock_key.starts_with(home.keys.locks()) && !home.ledger.holds(&lock_key) {
-            let taken = take_back(&home, &lock_key).await;
-            if let Err(error) = taken {
-                tracing::debug!(%error, "could not look at a lock of this process; the next beat tries again");
-            }
-        }
+    if let Err(error) = audited {
+        tracing::debug!(%error, "could not look at the locks of this process");
+        session.look_again();
     }
 }
 
-/// Takes back what turned up under a nonce that this process neither holds nor asks for.
-async fn take_back(home: &Arc<Home>, lock_key: &[u8]) -> Result<(), BackendError> {
+/// `kept` is what a member said without asking the others: news, but no proof.
+pub(crate) async fn compare(
+    home: &Home,
+    session: &Session,
+    held: &[Arc<Lease>],
+    kept: &[Vec<u8>],
+) -> Result<(), BackendError> {
+    let missing: Vec<_> = held.iter().filter(|lease| !kept.contains(&lease.lock_key)).collect();
+    for missing in missing.chunks(KEYS_AT_ONCE) {
+        let names = missing.iter().map(|lease| home.names(&lease.key));
+        let keys: Vec<_> = names.map(|names| (names.lock, names.state)).collect();
+        for (lease, both) in missing.iter().zip(home.wire.read(&keys).await?) {
+            if both.lock.is_none_or(|lock| lock.created != lease.fence) {
+                home.ledger.lose(lease, Lost::ForceReleased, true);
+            }
+        }
+    }
+    let mut audited = Ok(());
+    for lock_key in kept {
+        if lock_key.starts_with(home.keys.locks()) && !home.ledger.holds(lock_key) {
+            // One that cannot be taken back is no reason to leave the others.
+            audited = take_back(home, session, lock_key).await.and(audited);
+        }
+    }
+    audited
+}
+
+/// Takes back a lock of this session whose nonce this process neither holds nor asks for; its tick, too, if it was never granted.
+async fn take_back(home: &Home, session: &Session, lock_key: &[u8]) -> Result<(), BackendError> {
     for kept in home.wire.list(lock_key).await? {
-        let Ok(Tag { key, nonce, .. }) = Tag::from_bytes(&kept.value) else { continue };
-        if home.keys.lock(&key) == lock_key && home.ledger.disown(nonce, kept.created) {
-            orphan(&key, nonce);
-            home.revoke(&key, nonce, MarkAfter::Undo).await?;
+        // Since this session was looked at, the lock may have become somebody else's.
+        let Some(Tag { key, nonce, .. }) = Tag::from_bytes(&kept.value).ok() else { continue };
+        let names = home.names(&key);
+        if kept.lease != session.id || names.lock != lock_key {
+            continue;
+        }
+        let stray = home.ledger.disown(nonce);
+        taking_back(&key, nonce, stray);
+        match stray {
+            Stray::Ours => {}
+            Stray::Unanswered => drop(home.revoke(&key, nonce, MarkAfter::Undo).await?),
+            Stray::Over => {
+                if let Outcome::Done(revision) = delete(home, &names, kept.created).await? {
+                    home.memory.freed(&names.lock, revision);
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// Deletes a lock key, if it is still the one that was put by `fence`. The record stays as it is.
+async fn delete(home: &Home, names: &Names, fence: i64) -> Result<Outcome, Fault> {
+    let guarded =
+        Guarded { lock: &names.lock, state: &names.state, lock_is: Some(fence), state_is: None };
+    home.wire.commit(&guarded, &[Write::DeleteLock]).await
 }
 
 /// Takes the lease away at the server, which may have given it more time than it had here.

@@ -1,14 +1,16 @@
 //! What this process has asked for, holds, and has given back: by nonce.
 //!
 //! ```text
-//!   begin(nonce) ──► Asking ── granted ──► Held ── over ──► Over: refused from now on, for a minute
+//!   begin(nonce) ──► Asking ── granted ──► Held ── over ──► Over: refused from now on, for a minute and as long as it is in doubt
 //!        │             └ answered otherwise ──► forgotten
 //!        │             └ no answer, or dropped ──► forgotten, and in doubt until its revocation is acknowledged
 //!        └ Held: the same lease again     └ Over: refused
 //! ```
 //!
 //! While a nonce is in doubt its put may still arrive, and would ride on the living session: the session is then audited with each
-//! beat, and what turns up under a nonce that is neither held nor asked for is taken back.
+//! beat, and what turns up under a nonce that is neither held nor asked for is taken back ([`Stray`]). Its tick goes back with it only
+//! where nothing was ever granted under that nonce, so that no run can have begun: the key of a lock that was held and is lost also
+//! stays for a while, until its deletion gets through.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,14 +42,6 @@ struct Book {
     tidied: LeaseInstant,
 }
 
-/// A nonce that wins nothing any more.
-#[derive(Debug, Clone, Copy)]
-struct Over {
-    refused_until: LeaseInstant,
-    /// What was won with it; 0: nothing, as far as this process knows.
-    fence: i64,
-}
-
 /// What an acquisition that is under way must know when it is answered.
 #[derive(Debug)]
 struct Asked {
@@ -55,6 +49,25 @@ struct Asked {
     calls: u32,
     /// The last revision that deleted the key in between.
     deleted: i64,
+}
+
+/// A nonce that is refused.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    until: LeaseInstant,
+    /// Whether it was held here once: somebody may have run under it.
+    granted: bool,
+}
+
+/// Whose a lock key is that this process's session keeps alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stray {
+    /// An acquisition with its nonce is under way, or has won.
+    Ours,
+    /// An acquisition that got no answer put it: no run began.
+    Unanswered,
+    /// It was held once, or nothing is known of it any more: a run may have begun, and ended.
+    Over,
 }
 
 /// What is known of a nonce before it is sent.
@@ -115,20 +128,18 @@ impl Ledger {
         self.book().held.get(&nonce).cloned()
     }
 
-    /// Refuses `nonce` from now on, so that what turned up under it, created by this revision, may be taken back as if it had never
-    /// been asked for. `false`: it may not.
+    /// Says whose the key of `nonce` is, and refuses the nonce from now on, unless the key is ours.
     ///
-    /// Not while an acquisition with it is under way, or has won: one that is sent again would find the grant that is about to go. And
-    /// not what was won here and is over: its run may have been started, so its tick must not go back. Whoever held it gives it back,
-    /// or gives it up.
-    pub(crate) fn disown(&self, nonce: Nonce, created: i64) -> bool {
+    /// Whoever takes back what turned up under a nonce asks this first: an acquisition that is sent again meanwhile would find the
+    /// grant that is about to go.
+    pub(crate) fn disown(&self, nonce: Nonce) -> Stray {
         let mut book = self.book();
-        let known = book.asked.contains_key(&nonce) || book.held.contains_key(&nonce);
-        if known || book.over.get(&nonce).is_some_and(|over| over.fence == created) {
-            return false;
+        if book.asked.contains_key(&nonce) || book.held.contains_key(&nonce) {
+            return Stray::Ours;
         }
+        let granted = book.over.get(&nonce).is_some_and(|over| over.granted);
         book.over(nonce);
-        true
+        if !granted && book.doubts.contains_key(&nonce) { Stray::Unanswered } else { Stray::Over }
     }
 
     /// Whether somebody here holds this lock key.
@@ -196,15 +207,14 @@ impl Ledger {
 
 impl Book {
     fn over(&mut self, nonce: Nonce) {
-        let mut fence = self.over.get(&nonce).map_or(0, |over| over.fence);
-        if let Some(lease) = self.held.remove(&nonce) {
-            fence = lease.fence;
-            if self.holds.get(&lease.lock_key) == Some(&nonce) {
-                self.holds.remove(&lease.lock_key);
-            }
+        let held = self.held.remove(&nonce);
+        let granted = held.is_some() || self.over.get(&nonce).is_some_and(|over| over.granted);
+        self.over.insert(nonce, Over { until: SystemClock.lease_now() + REFUSED_FOR, granted });
+        if let Some(lease) = held
+            && self.holds.get(&lease.lock_key) == Some(&nonce)
+        {
+            self.holds.remove(&lease.lock_key);
         }
-        let refused_until = SystemClock.lease_now() + REFUSED_FOR;
-        self.over.insert(nonce, Over { refused_until, fence });
     }
 
     /// Forgets what was refused for long enough, now and then.
@@ -214,7 +224,16 @@ impl Book {
             return;
         }
         self.tidied = now;
-        self.over.retain(|_, over| over.refused_until > now);
+        self.forget(now);
+    }
+
+    /// A nonce of which a request may still be on its way is refused for as long as it may be.
+    fn forget(&mut self, now: LeaseInstant) {
+        self.doubts.retain(|_, until| *until > now);
+        let Self { over, doubts, asked, .. } = self;
+        over.retain(|nonce, over| {
+            over.until > now || doubts.contains_key(nonce) || asked.contains_key(nonce)
+        });
     }
 }
 
@@ -246,16 +265,20 @@ impl Drop for Asking<'_> {
     }
 }
 
-/// Whose lock a key is, for a log line.
-pub(crate) fn orphan(key: &LockKey, nonce: Nonce) {
-    tracing::warn!(%key, ?nonce, "taking back a lock that this process asked for and gave up");
+/// For the log: a lock that is taken back.
+pub(crate) fn taking_back(key: &LockKey, nonce: Nonce, stray: Stray) {
+    match stray {
+        Stray::Ours => {}
+        Stray::Unanswered => {
+            tracing::warn!(%key, ?nonce, "taking back a lock that this process asked for and gave up");
+        }
+        Stray::Over => tracing::debug!(%key, ?nonce, "freeing a lock that this process has lost"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TTL: Duration = Duration::from_secs(15);
 
     fn nonce(n: u128) -> Nonce {
         Nonce::from_u128(n)
@@ -279,27 +302,80 @@ mod tests {
         let ledger = Ledger::default();
         let Begun::Asking(mut asking) = ledger.begin(nonce(1), b"k") else { panic!("new") };
         asking.sent();
-        assert!(!ledger.disown(nonce(1), 5), "its answer may be on its way");
+        assert_eq!(ledger.disown(nonce(1)), Stray::Ours, "its answer may be on its way");
         drop(asking);
-        assert!(ledger.disown(nonce(1), 5), "it may be taken back");
+        assert_eq!(ledger.disown(nonce(1)), Stray::Unanswered, "it may be taken back");
         assert!(matches!(ledger.begin(nonce(1), b"k"), Begun::Over), "and does not come again");
     }
 
+    /// A grant on a session that lives for a minute.
+    fn lease(n: u128) -> Arc<Lease> {
+        let now = SystemClock.lease_now();
+        let ttl = Duration::from_secs(60);
+        let session = Arc::new(Session::new(7, ttl, ttl, now));
+        let key = LockKey::new("k").expect("a name");
+        Lease::new(key, b"k".to_vec(), nonce(n), 42, true, ttl, now + ttl, session)
+    }
+
     #[test]
-    fn what_was_won_here_is_not_taken_back_as_if_it_had_never_been_asked_for() {
+    fn what_was_granted_once_is_never_undone_however_it_ended() {
+        let ends: [fn(&Ledger, &Lease); 3] = [
+            |ledger, lease| assert!(ledger.lose(lease, Lost::Expired, false)),
+            |ledger, lease| assert!(ledger.lose(lease, Lost::ForceReleased, true)),
+            |ledger, lease| ledger.over(lease.nonce),
+        ];
+        for end in ends {
+            let ledger = Ledger::default();
+            let Begun::Asking(mut first) = ledger.begin(nonce(1), b"k") else { panic!("new") };
+            first.sent();
+            drop(first);
+            let Begun::Asking(mut again) = ledger.begin(nonce(1), b"k") else { panic!("again") };
+            again.sent();
+            let held = ledger.granted(lease(1));
+            again.settled();
+            drop(again);
+            assert!(ledger.in_doubt(), "the first copy may still arrive");
+            assert_eq!(ledger.disown(nonce(1)), Stray::Ours);
+            end(&ledger, &held);
+            assert_eq!(ledger.disown(nonce(1)), Stray::Over);
+            let later = SystemClock.lease_now() + Duration::from_secs(600);
+            ledger.book().forget(later);
+            assert_eq!(
+                ledger.disown(nonce(1)),
+                Stray::Over,
+                "it is not forgotten before the doubt"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_doubt_is_never_undone() {
         let ledger = Ledger::default();
-        let session = Session::new(7, TTL, TTL, SystemClock.lease_now());
-        let key = LockKey::new("k").unwrap();
-        let until = SystemClock.lease_now() + TTL;
-        let lease =
-            Lease::new(key, b"k".into(), nonce(1), 5, true, TTL, until, Arc::new(session));
-        let lease = ledger.granted(lease);
-        assert!(!ledger.disown(nonce(1), 5), "it is held");
-        ledger.lose(&lease, Lost::Expired, false);
-        assert!(!ledger.disown(nonce(1), 5), "its run was started");
-        ledger.revoked(nonce(1));
-        assert!(!ledger.disown(nonce(1), 5), "whatever is said of it later");
-        assert!(ledger.disown(nonce(1), 9), "a late copy of the request is another key");
+        assert_eq!(ledger.disown(nonce(1)), Stray::Over);
+        let Begun::Asking(mut asking) = ledger.begin(nonce(2), b"k") else { panic!("new") };
+        asking.sent();
+        drop(asking);
+        ledger.revoked(nonce(2));
+        assert_eq!(ledger.disown(nonce(2)), Stray::Over);
+    }
+
+    #[test]
+    fn a_nonce_is_refused_for_as_long_as_a_copy_of_it_may_be_on_its_way() {
+        let ledger = Ledger::default();
+        let Begun::Asking(mut first) = ledger.begin(nonce(1), b"k") else { panic!("new") };
+        first.sent();
+        let Begun::Asking(second) = ledger.begin(nonce(1), b"k") else { panic!("another copy") };
+        drop(first);
+        drop(second);
+        assert_eq!(ledger.disown(nonce(1)), Stray::Unanswered);
+        ledger.over(nonce(2));
+        let now = SystemClock.lease_now();
+        let later = |seconds| now + Duration::from_secs(seconds);
+        ledger.book().forget(later(61));
+        assert!(matches!(ledger.begin(nonce(1), b"k"), Begun::Over), "it is still in doubt");
+        assert!(matches!(ledger.begin(nonce(2), b"k"), Begun::Asking(_)), "nothing is on its way");
+        ledger.book().forget(later(701));
+        assert_eq!(ledger.size(), (0, 0, 0));
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! A lock that nobody renews (its run took too long, its lease was dropped) is given up when its own ttl is over, although the
 //! session lives on with others: its key is deleted then.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use solocron::lock::Lost;
@@ -40,6 +40,8 @@ pub(crate) struct Session {
     /// The latest beat that somebody waits for: nanoseconds of the lease clock.
     wanted: AtomicU64,
     pub(crate) wake: Notify,
+    /// An audit failed.
+    unseen: AtomicBool,
 }
 
 /// How a session is.
@@ -63,6 +65,7 @@ impl Session {
             vital: watch::Sender::new(vital),
             wanted: AtomicU64::new(0),
             wake: Notify::new(),
+            unseen: AtomicBool::new(false),
         }
     }
 
@@ -95,6 +98,16 @@ impl Session {
             vital.failures += 1;
             vital.trouble = Some(trouble);
         });
+    }
+
+    /// The next beat looks at what this session keeps alive.
+    pub(crate) fn look_again(&self) {
+        self.unseen.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an audit failed since this was asked last.
+    pub(crate) fn is_to_be_looked_at(&self) -> bool {
+        self.unseen.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn end(&self, why: Lost) {

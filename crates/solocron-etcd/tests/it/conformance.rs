@@ -77,7 +77,7 @@ impl<const DISTRO: bool> Harness for Etcd<DISTRO> {
 
     fn link(&self) -> Option<(Proxy, EtcdBackend)> {
         let proxy = Proxy::start(self.0.server.address());
-        let backend = self.0.connect_through(&proxy);
+        let backend = self.0.through(&proxy);
         Some((proxy, backend))
     }
 }

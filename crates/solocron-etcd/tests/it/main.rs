@@ -7,6 +7,7 @@ mod cluster;
 mod conformance;
 mod faults;
 mod holder;
+mod measure;
 mod secrets;
 mod session;
 mod store;

@@ -47,10 +47,11 @@ impl Store {
 
     /// One more client, as another process would have it.
     pub(crate) fn connect(&self) -> EtcdBackend {
-        self.connect_through(&self.proxy)
+        self.through(&self.proxy)
     }
 
-    pub(crate) fn connect_through(&self, proxy: &Proxy) -> EtcdBackend {
+    /// One more client, which reaches the server through this proxy only.
+    pub(crate) fn through(&self, proxy: &Proxy) -> EtcdBackend {
         let endpoint = format!("http://{}", proxy.address());
         EtcdBackend::builder(&self.namespace, [endpoint]).build().unwrap()
     }
