@@ -291,8 +291,7 @@ mod tests {
         let session = Session::new(7, TTL, TTL, SystemClock.lease_now());
         let key = LockKey::new("k").unwrap();
         let until = SystemClock.lease_now() + TTL;
-        let lease =
-            Lease::new(key, b"k".into(), nonce(1), 5, true, TTL, until, Arc::new(session));
+        let lease = Lease::new(key, b"k".into(), nonce(1), 5, true, TTL, until, Arc::new(session));
         let lease = ledger.granted(lease);
         assert!(!ledger.disown(nonce(1), 5), "it is held");
         ledger.lose(&lease, Lost::Expired, false);
