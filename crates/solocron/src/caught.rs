@@ -16,6 +16,15 @@ pub(crate) async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String
     .await
 }
 
+/// Runs `work` on this thread; a panic in it becomes its message.
+pub(crate) fn caught_here<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let message = message(&*panic);
+        dropped(panic);
+        message
+    })
+}
+
 /// Drops `value`; a panic in its destructor ends there.
 pub(crate) fn dropped<T>(value: T) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {

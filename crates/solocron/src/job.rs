@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::caught::{caught, message};
+use crate::caught::{caught, caught_here, message};
 use crate::clock::LeaseInstant;
 use crate::error::{Error, Invalid, Result};
 use crate::event::{Cancelled, Outcome};
@@ -51,13 +51,14 @@ pub struct Job {
 }
 
 pub(crate) type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
-type Begin = Arc<dyn Fn(Context) -> Running + Send + Sync>;
+pub(crate) type Begin = Arc<dyn Fn(Context) -> Running + Send + Sync>;
+pub(crate) type Block = Arc<dyn Fn(Context) -> Outcome + Send + Sync>;
 
 /// What a job does, and whether it can be stopped from outside.
 #[derive(Clone)]
 pub(crate) enum Work {
     Async(Begin),
-    Blocking(Begin),
+    Blocking(Block),
 }
 
 impl Job {
@@ -93,22 +94,15 @@ impl Job {
     }
 
     /// A job that blocks its thread, run on tokio's blocking pool. It cannot be stopped from outside: let it ask
-    /// [`Context::checkpoint`] between its steps.
+    /// [`Context::checkpoint`] between its steps. Its lease is kept for as long as it goes on, also when the scheduler has ended
+    /// and while its runtime is dropped.
     pub fn blocking<F, T>(id: impl Into<String>, trigger: impl IntoTrigger, work: F) -> Self
     where
         F: Fn(Context) -> T + Send + Sync + 'static,
         T: IntoOutcome,
     {
-        let work = Arc::new(work);
-        let run: Begin = Arc::new(move |context| {
-            let work = Arc::clone(&work);
-            Box::pin(async move {
-                let ended = tokio::task::spawn_blocking(move || work(context).into_outcome()).await;
-                ended.unwrap_or_else(|error| match error.try_into_panic() {
-                    Ok(panic) => Outcome::Panicked(message(&*panic)),
-                    Err(_) => Outcome::Cancelled(Cancelled::Shutdown),
-                })
-            })
+        let run: Block = Arc::new(move |context| {
+            caught_here(|| work(context).into_outcome()).unwrap_or_else(Outcome::Panicked)
         });
         Self::of(id, trigger, Work::Blocking(run))
     }

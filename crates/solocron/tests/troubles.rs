@@ -340,3 +340,52 @@ async fn a_stop_after_the_signal_is_the_second_one() {
     stopper.stop();
     tokio::time::timeout(PATIENCE, running).await.expect("no hour is waited for").unwrap().unwrap();
 }
+
+/// Says when it is dropped.
+struct Gone(std::sync::mpsc::Sender<()>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let _ = self.0.send(()); // nobody may wait for it
+    }
+}
+
+#[test]
+fn a_blocking_run_keeps_its_lease_while_its_runtime_is_dropped_and_its_end_is_recorded() {
+    let store = MemoryBackend::new();
+    let over = std::sync::Arc::new(AtomicBool::new(false));
+    let may_end = std::sync::Arc::clone(&over);
+    let (job, mut heard) = blocks(move |_| may_end.load(Ordering::SeqCst));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap();
+    let scheduler = Scheduler::builder(locks(store.clone())).job(job).build().unwrap();
+    let stopper = scheduler.stopper();
+    let running = runtime.spawn(scheduler.run_until(std::future::pending::<()>()));
+    let ctx = heard.blocking_recv().unwrap();
+    stopper.stop();
+    stopper.stop();
+    runtime.block_on(running).unwrap().unwrap();
+    let (gone, tasks_are_gone) = std::sync::mpsc::channel();
+    let gone = Gone(gone);
+    runtime.spawn(async move {
+        let _gone = gone;
+        std::future::pending::<()>().await;
+    });
+    // As the end of a main function: tokio drops the tasks, and waits for the threads then.
+    let dropping = std::thread::spawn(move || drop(runtime));
+    tasks_are_gone.recv_timeout(PATIENCE).unwrap();
+    let held = || store.record(ctx.job()).unwrap().holder(Timestamp::now(), true).is_some();
+    for _ in 0..100 {
+        assert!(held(), "another node could run the same");
+        std::thread::sleep(Duration::from_millis(10)); // longer than a lease lasts unless it is renewed
+    }
+    assert!(ctx.checkpoint().is_err_and(|why| why == Cancelled::Shutdown));
+    over.store(true, Ordering::SeqCst);
+    dropping.join().unwrap();
+    // The process could end here, and everything in its background with it.
+    assert!(!held());
+    assert!(store.record(ctx.job()).unwrap().last().unwrap().done);
+}

@@ -78,11 +78,7 @@ impl LockGuard {
     ///
     /// Dropping the future changes nothing.
     pub async fn lost(&self) -> Lost {
-        if self.held.forked() {
-            return Lost::Forked;
-        }
-        self.held.over.cancelled().await;
-        self.held.why_lost().unwrap_or(Lost::Expired)
+        self.held.lost().await
     }
 
     /// A token that is cancelled when the lock is lost, for code that cannot hold the guard.
@@ -231,6 +227,11 @@ impl LeaseCheck {
     /// Why it was lost, if somebody has noticed.
     pub(crate) fn why_lost(&self) -> Option<Lost> {
         self.held.why_lost()
+    }
+
+    /// [`LockGuard::lost`].
+    pub(crate) async fn lost(&self) -> Lost {
+        self.held.lost().await
     }
 
     /// Whether its guard is gone, or about to go.

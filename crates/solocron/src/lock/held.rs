@@ -68,6 +68,15 @@ impl Held {
         self.over.cancel();
     }
 
+    /// Returns once it is lost.
+    pub(crate) async fn lost(&self) -> Lost {
+        if self.forked() {
+            return Lost::Forked;
+        }
+        self.over.cancelled().await;
+        self.why_lost().unwrap_or(Lost::Expired)
+    }
+
     pub(crate) fn why_lost(&self) -> Option<Lost> {
         self.lost.get().copied()
     }

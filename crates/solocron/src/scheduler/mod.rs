@@ -3,6 +3,7 @@
 mod builder;
 mod coordination;
 mod run;
+mod running;
 mod stopper;
 mod term;
 

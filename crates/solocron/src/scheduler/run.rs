@@ -22,20 +22,20 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::term::{self, Started, Term};
+use super::running::Running;
+use super::term::{self, Term};
 use super::{Planned, Scheduler, Stopper};
-use crate::caught::dropped;
 use crate::clock::{Clock, LeaseInstant, within};
 use crate::error::{BackendError, Kind, Result};
 use crate::event::{Cancelled, Event, Observer, Outcome, What};
-use crate::job::{self, Cancel, Context, Told, Work};
-use crate::leader::{Ended, Transition};
+use crate::job::{Cancel, Context, Told, Work};
+use crate::leader::Transition;
 use crate::lock::backend::{Claim, Enrolled, Enrolment, Epoch, MarkAfter};
 use crate::lock::{ClaimGuard, ClaimReply, Fence, Keeper, LockKey, Locks, Mark};
 use crate::plan::{Action, Actions, Answer, Input, Marks, Plan};
 
 /// How long a run that was told to stop has before it is stopped.
-const NOTICE: Duration = Duration::from_secs(1);
+pub(super) const NOTICE: Duration = Duration::from_secs(1);
 
 /// How often the store is asked whether it forgot, and the longest sleep: a clock that was set is seen by then.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const MOST_AT_ONCE: usize = 1_000;
 
 /// What a task has to say.
-enum Message {
+pub(super) enum Message {
     Enrolled(Vec<usize>, Vec<Result<Enrolled, BackendError>>),
     Answered(usize, Result<ClaimReply, BackendError>),
     Woken(usize),
@@ -404,7 +404,7 @@ impl Engine {
     }
 
     fn start(&mut self, job: usize, tick: Mark, missed: Vec<Mark>) {
-        let Some(mut guard) = self.in_hand.remove(&job) else { return };
+        let Some(guard) = self.in_hand.remove(&job) else { return };
         let Planned { key, work, max_runtime, .. } = self.jobs[job].clone();
         let fence = self.leaders_fence().unwrap_or(guard.lease.fence());
         let (term, run_number) = self.term.as_mut().and_then(Term::start).unzip();
@@ -432,62 +432,13 @@ impl Engine {
         });
         self.runs.insert(job, Run { fence, cancel: cancel.clone(), abort: abort.clone() });
         let clock = Arc::clone(&self.clock);
-        let ended = move |mut guard: Box<ClaimGuard>, outcome: Outcome, ended: Timestamp| {
-            // Also where nobody hears of it any more: a run that ended is done.
-            guard.lease.on_drop(if is_complete(&outcome) {
-                MarkAfter::Done
-            } else {
-                MarkAfter::Unfinished
-            });
-            Message::Ended { job, guard, started: began, ended, outcome }
-        };
+        let running = Running { job, guard, term, context, cancel, abort, ends_at, began, clock };
         match work {
-            Work::Async(work) => self.task(async move {
-                // From here on the run may have had an effect: only its end says that the tick is done.
-                guard.lease.on_drop(MarkAfter::Unfinished);
-                let mut running = work(context);
-                let stop = async {
-                    told_to_stop(&*clock, &guard, term.as_ref(), &cancel, ends_at, &abort).await;
-                    // What the lease still has, or a moment; then it is gone, and the run with it.
-                    let notice = match (cancel.why(), &term) {
-                        (Some(Cancelled::LeaseLost(why)), _) => guard.lease.notice(why),
-                        (Some(Cancelled::LeadershipLost(why)), Some(term)) if term.is_bare() => {
-                            term.leadership.notice(Ended::Lost(why))
-                        }
-                        _ => NOTICE,
-                    };
-                    tokio::select! {
-                        () = abort.cancelled() => {}
-                        () = clock.sleep(notice.min(NOTICE)) => {}
-                    }
-                    // A run that waits for its cancellation hears of it before it is stopped.
-                    tokio::task::yield_now().await;
-                };
-                let outcome = tokio::select! {
-                    biased;
-                    outcome = &mut running => settle(outcome, &cancel),
-                    () = stop => Outcome::Cancelled(cancel.why().unwrap_or(Cancelled::Shutdown)),
-                };
-                dropped(running);
-                ended(guard, outcome, clock.now())
-            }),
+            Work::Async(work) => self.task(async move { running.on_task(&work).await }),
+            // Not bound to this engine: nothing can stop such a run.
             Work::Blocking(work) => {
-                let to_loop = self.to_loop.clone();
-                // Not bound to this engine: nothing can stop such a run, and its lease must outlive it.
-                self.spawner.spawn(async move {
-                    guard.lease.on_drop(MarkAfter::Unfinished);
-                    let mut running = work(context);
-                    let stop =
-                        told_to_stop(&*clock, &guard, term.as_ref(), &cancel, ends_at, &abort);
-                    let outcome = tokio::select! {
-                        biased;
-                        outcome = &mut running => outcome,
-                        () = stop => running.await,
-                    };
-                    let outcome = settle(outcome, &cancel);
-                    drop(to_loop.send(ended(guard, outcome, clock.now())));
-                    drop(term);
-                });
+                let (to_loop, keeper) = (self.to_loop.clone(), self.locks.keeper().clone());
+                self.spawner.spawn(running.on_thread(work, to_loop, keeper));
             }
         }
     }
@@ -594,46 +545,8 @@ impl Drop for Engine {
     }
 }
 
-/// Returns when a run was told to stop, because its lease or the leadership is lost, it took too long, or the scheduler says so.
-async fn told_to_stop(
-    clock: &dyn Clock,
-    guard: &ClaimGuard,
-    term: Option<&Started>,
-    cancel: &Cancel,
-    ends_at: LeaseInstant,
-    abort: &CancellationToken,
-) {
-    let too_long = async {
-        match ends_at {
-            LeaseInstant::NEVER => std::future::pending().await,
-            ends_at => clock.sleep_until(ends_at).await,
-        }
-    };
-    let deposed = async {
-        match term {
-            Some(term) => term.leadership.ended().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        () = abort.cancelled() => {}
-        why = guard.lease.lost() => cancel.cancel(Cancelled::LeaseLost(why)),
-        how = deposed => cancel.cancel(job::ended(how)),
-        () = too_long => cancel.cancel(Cancelled::Timeout),
-    }
-}
-
-fn is_complete(outcome: &Outcome) -> bool {
+pub(super) fn is_complete(outcome: &Outcome) -> bool {
     !matches!(outcome, Outcome::Cancelled(_))
-}
-
-/// A run that noticed its cancellation and gave up was cut short; one that came to its end was not.
-fn settle(outcome: Outcome, cancel: &Cancel) -> Outcome {
-    match (cancel.why(), outcome) {
-        (Some(why), Outcome::Failed(_)) => Outcome::Cancelled(why),
-        (_, outcome) => outcome,
-    }
 }
 
 /// From `from` to `to`; zero where `to` is earlier.

@@ -279,3 +279,49 @@ async fn a_blocked_run_of_before_is_not_doubled_by_its_own_process_and_keeps_the
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// As the end of a main function: tokio drops the tasks, and waits for the threads then.
+#[test]
+fn a_blocked_run_keeps_the_lock_while_its_runtime_is_dropped() {
+    let world = World::without_marks_on_real_time();
+    let node = world.node("a");
+    let options = LockOptions::default().ttl(S(1));
+    let locks = Locks::builder(node.link.clone()).options(options).build().unwrap();
+    let (begun, begins) = mpsc::channel();
+    let (let_go, wait) = mpsc::channel::<()>();
+    let wait = Arc::new(Mutex::new(wait));
+    let work = move |_: Context| {
+        begun.send(()).unwrap();
+        wait.lock().unwrap().recv().unwrap();
+    };
+    let scheduler = Scheduler::builder(locks)
+        .coordination(Coordination::leader(GROUP))
+        .job(Job::blocking("job", Every::new(Duration::from_millis(50)).unwrap(), work))
+        .build()
+        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap();
+    let stopper = scheduler.stopper();
+    let running = runtime.spawn(scheduler.run_until(std::future::pending::<()>()));
+    begins.recv_timeout(S(60)).expect("a run");
+    stopper.stop();
+    stopper.stop();
+    runtime.block_on(running).unwrap().unwrap();
+    let dropping = std::thread::spawn(move || drop(runtime));
+    let memory = world.memory;
+    let held = || memory.record(&group()).unwrap().holder(jiff::Timestamp::now(), true).is_some();
+    for _ in 0..150 {
+        assert!(held(), "another node could run the same");
+        std::thread::sleep(Duration::from_millis(10)); // longer than a lease lasts unless it is renewed
+    }
+    let_go.send(()).unwrap();
+    dropping.join().unwrap();
+    let until = std::time::Instant::now() + S(60);
+    while held() {
+        assert!(std::time::Instant::now() < until, "given back when it has ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

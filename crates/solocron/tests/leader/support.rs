@@ -83,6 +83,10 @@ impl World {
         Self { marks: false, ..Self::new() }
     }
 
+    pub(crate) fn without_marks_on_real_time() -> Self {
+        Self { memory: MemoryBackend::new(), ..Self::without_marks() }
+    }
+
     pub(crate) fn process_bound(self) -> Self {
         Self { memory: self.memory.process_bound(), ..self }
     }
