@@ -24,7 +24,7 @@ use crate::caught::dropped;
 use crate::clock::{Clock, LeaseInstant};
 use crate::event::{Cancelled, Outcome};
 use crate::job::{self, Begin, Block, Cancel, Context};
-use crate::leader::{Ended, Leadership};
+use crate::leader::Leadership;
 use crate::lock::backend::MarkAfter;
 use crate::lock::guard::LeaseCheck;
 use crate::lock::{ClaimGuard, Keeper};
@@ -55,7 +55,7 @@ impl Running {
         let mut running = work(self.context.clone());
         let stop = async {
             watch.told_to_stop().await;
-            watch.moment(&self.guard).await;
+            watch.moment().await;
             // A run that waits for its cancellation hears of it before it is stopped.
             tokio::task::yield_now().await;
         };
@@ -173,18 +173,19 @@ impl Watch {
         }
     }
 
-    /// What the lease still has, or a moment; then it is gone, and the run with it.
-    async fn moment(&self, guard: &ClaimGuard) {
-        let notice = match (self.cancel.why(), &self.leadership) {
-            (Some(Cancelled::LeaseLost(why)), _) => guard.lease.notice(why),
-            (Some(Cancelled::LeadershipLost(why)), Some(leadership)) if self.is_bare => {
-                leadership.notice(Ended::Lost(why))
+    /// The moment that a run has after it was told, whatever it was told: until what keeps others from running the same is gone.
+    async fn moment(&self) {
+        let term_is_gone = async {
+            match &self.leadership {
+                Some(leadership) if self.is_bare => leadership.gone().await,
+                _ => std::future::pending().await,
             }
-            _ => NOTICE,
         };
         tokio::select! {
             () = self.abort.cancelled() => {}
-            () = self.clock.sleep(notice.min(NOTICE)) => {}
+            () = self.lease.gone() => {}
+            () = term_is_gone => {}
+            () = self.clock.sleep(NOTICE) => {}
         }
     }
 }
