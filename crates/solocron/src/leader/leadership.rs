@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::lock::guard::{LeaseCheck, LockGuard};
 use crate::lock::{Fence, Lost};

@@ -216,6 +216,12 @@ impl Elector {
         told.await.unwrap_or(Ok(false))
     }
 
+    /// [`resign`](Self::resign) without waiting for it.
+    pub(crate) fn begin_to_resign(&self) {
+        let (done, _) = oneshot::channel();
+        drop(self.orders.send(Order::Resign(done)));
+    }
+
     /// Campaigns no more; a term that goes on goes on.
     pub(crate) fn retire(&self) {
         drop(self.orders.send(Order::Retire));

@@ -23,8 +23,7 @@ use super::term::Started;
 use crate::caught::dropped;
 use crate::clock::{Clock, LeaseInstant};
 use crate::event::{Cancelled, Outcome};
-use crate::job::{self, Begin, Block, Cancel, Context};
-use crate::leader::Leadership;
+use crate::job::{Begin, Block, Cancel, Context, InTerm};
 use crate::lock::backend::MarkAfter;
 use crate::lock::guard::LeaseCheck;
 use crate::lock::{ClaimGuard, Keeper};
@@ -102,8 +101,7 @@ impl Running {
     fn watch(&self) -> Watch {
         Watch {
             lease: self.guard.lease.check_from_afar(),
-            leadership: self.term.as_ref().map(|term| term.leadership.clone()),
-            is_bare: self.term.as_ref().is_some_and(Started::is_bare),
+            term: self.term.as_ref().map(|started| started.term.clone()),
             cancel: self.cancel.clone(),
             abort: self.abort.clone(),
             ends_at: self.ends_at,
@@ -111,7 +109,7 @@ impl Running {
         }
     }
 
-    /// The end, and what must be kept until that is said.
+    /// The end, and what must be kept until it is told.
     fn ended(mut self, outcome: Outcome) -> (Message, Option<Started>) {
         let ended = self.clock.now();
         // Also where nobody hears of it any more: a run that ended is done.
@@ -140,9 +138,7 @@ fn farewell(message: Message, keeper: &Keeper) {
 /// What may end a run, seen without owning any of it.
 struct Watch {
     lease: LeaseCheck,
-    leadership: Option<Leadership>,
-    /// Whether the leadership is all that the run has.
-    is_bare: bool,
+    term: Option<InTerm>,
     cancel: Cancel,
     abort: CancellationToken,
     ends_at: LeaseInstant,
@@ -159,8 +155,8 @@ impl Watch {
             }
         };
         let deposed = async {
-            match &self.leadership {
-                Some(leadership) => leadership.ended().await,
+            match &self.term {
+                Some(term) => term.ended().await,
                 None => std::future::pending().await,
             }
         };
@@ -168,7 +164,7 @@ impl Watch {
             biased;
             () = self.abort.cancelled() => {}
             why = self.lease.lost() => self.cancel.cancel(Cancelled::LeaseLost(why)),
-            how = deposed => self.cancel.cancel(job::ended(how)),
+            why = deposed => self.cancel.cancel(why),
             () = too_long => self.cancel.cancel(Cancelled::Timeout),
         }
     }
@@ -176,8 +172,8 @@ impl Watch {
     /// The moment that a run has after it was told, whatever it was told: until what keeps others from running the same is gone.
     async fn moment(&self) {
         let term_is_gone = async {
-            match &self.leadership {
-                Some(leadership) if self.is_bare => leadership.gone().await,
+            match &self.term {
+                Some(term) if term.is_bare => term.leadership.gone().await,
                 _ => std::future::pending().await,
             }
         };

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use solocron::lock::Lost;
+use solocron::trigger::Every;
 use solocron::{
     Cancelled, Context, Coordination, Event, Job, Misfire, MissedWhy, Outcome, Scheduler, What,
 };
 use tokio::time::Instant;
 
-use super::support::{GROUP, Log, Member, Said, TTL, World, group, in_time, job};
+use super::support::{GROUP, Log, Member, Run, Said, TTL, World, group, in_time, job};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
+const MS: fn(u64) -> Duration = Duration::from_millis;
 
 fn period_of(tick: jiff::Timestamp) -> i64 {
     tick.as_millisecond() / 10_000
@@ -83,11 +85,16 @@ async fn a_killed_leader_is_followed_within_a_ttl_and_no_tick_is_lost_or_doubled
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clean_stop_drains_then_resigns_and_the_next_leads_at_once() {
+async fn a_clean_stop_hands_over_at_once_and_its_runs_end_in_peace() {
     let (world, log) = (World::new(), Log::default());
     let start = |name: &'static str| {
         Member::start(world.node(name), name, &log, |scheduler| {
-            scheduler.job(job(name, &log, S(10), S(4)))
+            let said = log.clone();
+            let brief = Job::new("brief", Every::new(S(1)).unwrap(), move |ctx: Context| {
+                said.say(name, Said::Told(run_of(&ctx), Cancelled::Shutdown));
+                async {}
+            });
+            scheduler.job(job(name, &log, S(10), S(9))).job(brief)
         })
     };
     let a = start("a");
@@ -102,16 +109,27 @@ async fn a_clean_stop_drains_then_resigns_and_the_next_leads_at_once() {
     let asked = Instant::now();
     a.stop().await;
     let ended = log.until("its end", |line| matches!(line.said, Said::End(_))).await;
-    assert!(ended.at - asked > S(3), "it was drained");
+    assert!(ended.at - asked > S(8), "it was drained, and not told that its node has resigned");
     let resigned =
         log.until("a to resign", |line| matches!(line.what(), Some(What::Resigned { .. }))).await;
     let elected = log.elected("b").await;
-    assert!(ended.at <= resigned.at, "never before its runs have ended");
-    assert!(elected.at - ended.at < Duration::from_millis(50), "{:?}", elected.at - ended.at);
+    assert!(
+        resigned.at - asked < MS(50) && elected.at - asked < MS(50),
+        "{:?}",
+        elected.at - asked
+    );
+    let meanwhile = log.lines().into_iter().filter(|line| {
+        line.node == "b" && line.at < ended.at && matches!(line.said, Said::Told(..))
+    });
+    assert!(meanwhile.count() >= 8, "every second has its run while the old leader drains");
     assert!(!log.lines().iter().any(|line| matches!(line.what(), Some(What::Deposed { .. }))));
     tokio::time::sleep(S(30)).await;
     each_once(&log);
     b.stop().await;
+}
+
+fn run_of(ctx: &Context) -> Run {
+    Run { tick: ctx.tick(), fence: ctx.fence(), number: ctx.run_number() }
 }
 
 #[tokio::test(start_paused = true)]
