@@ -10,7 +10,7 @@ use super::pace::Pace;
 use super::{Leadership, Seat, Transition};
 use crate::clock::within;
 use crate::error::{BackendError, Error, Kind, Result};
-use crate::lock::{LockGuard, LockKey, Locks, Lost, NodeId, TryLock};
+use crate::lock::{LockGuard, LockKey, Locks, Lost, NodeId, TryLock, safety};
 
 /// What a handle asks of the task. It ends by itself when no handle is left.
 pub(super) enum Order {
@@ -48,13 +48,16 @@ impl Campaign {
             let (end, retired) = self.lead(&guard).await;
             match end {
                 End::Lost(why) => {
-                    drop(guard);
+                    let lasted = self.locks.clock().lease_now().saturating_since(begun);
                     self.tell(Transition::Lost { fence, why });
-                    if retired {
+                    let (last, stepped_down) = self.outlast(guard, &leadership, why).await;
+                    if last || retired {
                         return;
                     }
-                    let lasted = self.locks.clock().lease_now().saturating_since(begun);
                     pause = pace.lost(why, lasted, self.locks.ttl());
+                    if stepped_down {
+                        pause = pause.max(Pace::HOLD_OFF);
+                    }
                 }
                 End::StepDown(done) => {
                     self.resign(guard, &leadership, Some(done)).await;
@@ -110,6 +113,53 @@ impl Campaign {
         (end, retired)
     }
 
+    /// Keeps a lock that is lost, but not yet gone, until it is: whoever was told just now may still be at work, and relies on nobody
+    /// else being elected yet. Orders are answered after that. Says whether this term was the last one,
+    /// and whether the next is to be somebody else's.
+    async fn outlast(
+        &mut self,
+        guard: LockGuard,
+        leadership: &Leadership,
+        why: Lost,
+    ) -> (bool, bool) {
+        let Self { locks, seat, orders, .. } = self;
+        let (mut last, mut closed, mut asked) = (false, false, Vec::new());
+        {
+            let mut over = std::pin::pin!(async {
+                let clock = locks.clock();
+                let notice = leadership.notice(why);
+                clock.sleep(notice).await;
+                if !notice.is_zero() {
+                    // What still goes on keeps others out for as long as the store itself would.
+                    within(&**clock, safety(locks.ttl()), seat.unheld()).await;
+                }
+            });
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut over => break,
+                    order = orders.recv(), if !closed => match order {
+                        Some(Order::StepDown(done)) => asked.push(done),
+                        Some(Order::Resign(done)) => {
+                            last = true;
+                            asked.push(done);
+                        }
+                        Some(Order::Retire) => last = true,
+                        None => (last, closed) = (true, true),
+                    },
+                }
+            }
+        }
+        let stepped_down = !asked.is_empty();
+        if stepped_down {
+            let released = guard.release().await.map(|_| false);
+            for done in asked {
+                drop(done.send(released.clone()));
+            }
+        }
+        (last, stepped_down)
+    }
+
     async fn resign(
         &self,
         guard: LockGuard,
@@ -119,6 +169,11 @@ impl Campaign {
         // Over here first: nobody in this process believes in it when the store hears of it.
         leadership.give_up();
         self.tell(Transition::Resigned { fence: leadership.fence() });
+        tokio::select! {
+            biased;
+            _ = guard.lost() => {}
+            () = self.seat.unheld() => {}
+        }
         let released = guard.release().await.map(|_| true);
         if let Some(done) = done {
             drop(done.send(released));

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::lock::guard::{LeaseCheck, LockGuard};
 use crate::lock::{Fence, Lost};
@@ -66,6 +67,11 @@ impl Leadership {
             how = self.ended() => Err(how),
             value = work => Ok(value),
         }
+    }
+
+    /// How long after it was announced that it is lost nobody else can have been elected yet.
+    pub(super) fn notice(&self, why: Lost) -> Duration {
+        self.0.notice(why)
     }
 
     /// Returns once another node may lead, unless this one has given it up.

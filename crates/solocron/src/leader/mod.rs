@@ -27,7 +27,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use self::campaign::{Campaign, Order};
 use crate::error::{BackendError, Result};
@@ -102,17 +102,27 @@ pub enum Transition {
     },
 }
 
-/// The term that a node has, or had last.
+/// What an elector's handle and its task share.
 #[derive(Debug, Default)]
-struct Seat(Mutex<Option<Leadership>>);
+struct Seat {
+    /// The term that this node has, or had last.
+    last: Mutex<Option<Leadership>>,
+    /// Has a receiver for each [`Hold`].
+    holds: watch::Sender<()>,
+}
 
 impl Seat {
     fn take(&self, leadership: Leadership) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(leadership);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(leadership);
     }
 
     fn last(&self) -> Option<Leadership> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns once there is no [`Hold`].
+    async fn unheld(&self) {
+        self.holds.closed().await;
     }
 }
 
@@ -227,9 +237,10 @@ impl Elector {
         drop(self.orders.send(Order::Retire));
     }
 
-    /// Keeps the group's lock, also when the elector is dropped, until the last hold is.
+    /// Keeps the group's lock, also when the elector is dropped or steps down, until the last hold is dropped. Look at the leadership
+    /// after taking it: a term that is over then may have been given back before.
     pub(crate) fn hold(&self) -> Hold {
-        Hold { _orders: self.orders.clone() }
+        Hold { _orders: self.orders.clone(), _held: self.seat.holds.subscribe() }
     }
 }
 
@@ -253,7 +264,7 @@ impl fmt::Debug for Elector {
 }
 
 /// See [`Elector::hold`].
-#[derive(Clone)]
 pub(crate) struct Hold {
     _orders: UnboundedSender<Order>,
+    _held: watch::Receiver<()>,
 }

@@ -49,6 +49,10 @@ impl Running {
     /// Runs `work` on the caller's task. Dropping the future stops the run.
     pub(super) async fn on_task(mut self, work: &Begin) -> Message {
         let watch = self.watch();
+        // It may have waited long for its turn, and a term may have ended before its lock was held for this run.
+        if let Err(why) = self.context.checkpoint() {
+            return self.ended(Outcome::Cancelled(why)).0;
+        }
         // From here on the run may have had an effect: only its end says that the tick is done.
         self.guard.lease.on_drop(MarkAfter::Unfinished);
         let mut running = work(self.context.clone());

@@ -153,6 +153,34 @@ async fn a_leader_that_is_cut_off_knows_before_another_is_elected() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_told_of_a_loss_has_its_notice_before_another_is_elected() {
+    for order in ["none", "resign", "step down", "drop"] {
+        let world = World::new();
+        let node = world.node("a");
+        let (mut a, mut b) = (node.campaign(), world.node("b").campaign());
+        let first = elected(&mut a).await;
+        in_time("b follows", b.next()).await;
+        tokio::time::sleep(TTL * 2).await;
+        // Nothing but renewals is refused: the lock could be given back.
+        node.link.refuses_renewals.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(matches!(next(&mut a).await, Transition::Lost { why: Lost::Expired, .. }));
+        let told = Instant::now();
+        assert_eq!(in_time("its end", first.ended()).await, Ended::Lost(Lost::Expired));
+        assert!(!a.is_leader());
+        match order {
+            "resign" => assert!(!a.resign().await.unwrap(), "it does not lead any more"),
+            "step down" => assert!(!a.step_down().await.unwrap(), "it does not lead any more"),
+            "drop" => drop(a),
+            _ => {}
+        }
+        elected(&mut b).await;
+        // A tenth of the ttl, and at the latest when the store itself lets go.
+        let notice = told.elapsed();
+        assert!(notice >= TTL / 10 && notice < TTL / 10 + TTL / 50, "{order}: {notice:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_is_down_elects_nobody_and_is_asked_less_and_less() {
     let world = World::new();
     let node = world.node("a");

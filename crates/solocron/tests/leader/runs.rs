@@ -110,3 +110,23 @@ async fn a_run_that_took_too_long_is_gone_before_another_leads() {
     assert!(gone.at < elected.at, "{:?} after it", gone.at - elected.at);
     assert!(was_told(&log, Cancelled::Timeout), "the first reason stands: {:#?}", log.lines());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_deaf_is_gone_before_another_leads_where_only_renewals_fail() {
+    let (world, log) = (World::without_marks(), Log::default());
+    let start = |name: &'static str| {
+        let job = deaf(name, &log);
+        Member::start(world.node(name), name, &log, |scheduler| scheduler.job(job))
+    };
+    let a = start("a");
+    log.elected("a").await;
+    let _b = start("b");
+    log.until("a run", begins).await;
+    a.node.link.refuses_renewals.store(true, std::sync::atomic::Ordering::SeqCst);
+    let gone = log.until("its end", ends).await;
+    let elected = log.elected("b").await;
+    assert!(gone.at <= elected.at, "{:?} after it", gone.at - elected.at);
+    let ended = log.lines().iter().position(ends).unwrap();
+    let began = log.lines().iter().position(|line| line.node == "b" && line.is_elected()).unwrap();
+    assert!(ended < began, "in this order");
+}
