@@ -1,5 +1,6 @@
 //! The task of an elector: campaigns, holds, notices loss, gives back. It runs on the keeper, and it is the only writer of transitions.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
 use super::pace::Pace;
+use super::pulse::Pulse;
 use super::{Leadership, Seat, Transition};
 use crate::clock::within;
 use crate::error::{BackendError, Error, Kind, Result};
@@ -26,6 +28,7 @@ pub(super) struct Campaign {
     pub(super) locks: Locks,
     pub(super) key: LockKey,
     pub(super) seat: Arc<Seat>,
+    pub(super) pulse: Option<Pulse>,
     pub(super) orders: UnboundedReceiver<Order>,
     pub(super) transitions: UnboundedSender<Transition>,
 }
@@ -35,12 +38,14 @@ enum End {
     Lost(Lost),
     StepDown(oneshot::Sender<Result<bool>>),
     Resign(Option<oneshot::Sender<Result<bool>>>),
+    /// Its pulse stopped, after so many beats.
+    Stuck(u64),
 }
 
 impl Campaign {
     pub(super) async fn run(mut self) {
-        let (mut pace, mut pause) = (Pace::default(), Duration::ZERO);
-        while let Some(guard) = self.follow(&mut pace, pause).await {
+        let (mut pace, mut pause, mut stuck) = (Pace::default(), Duration::ZERO, None);
+        while let Some(guard) = self.follow(&mut pace, pause, stuck.take()).await {
             let leadership = Leadership::of(&guard);
             let (fence, begun) = (leadership.fence(), self.locks.clock().lease_now());
             self.seat.take(leadership.clone());
@@ -66,16 +71,36 @@ impl Campaign {
                     }
                     pause = Pace::HOLD_OFF;
                 }
+                End::Stuck(beats) => {
+                    tracing::warn!(key = %self.key, limit = ?self.longest_turn(), "the scheduler does not move: is its runtime blocked? Another node may lead");
+                    self.resign(guard, &leadership, None).await;
+                    (pause, stuck) = (Pace::HOLD_OFF, Some(beats));
+                }
                 End::Resign(done) => return self.resign(guard, &leadership, done).await,
             }
         }
     }
 
-    /// Waits for the leadership. `None`: it is not wanted any more.
-    async fn follow(&mut self, pace: &mut Pace, pause: Duration) -> Option<LockGuard> {
-        let Self { locks, key, orders, transitions, .. } = self;
+    /// How long a leader may go without a pulse: longer than any turn takes, and no shorter than the group waits for a dead one.
+    fn longest_turn(&self) -> Duration {
+        self.locks.ttl().max(Duration::from_secs(10))
+    }
+
+    /// Waits for the leadership, and before that for the pulse that stopped after so many beats. `None`: it is not wanted any more.
+    async fn follow(
+        &mut self,
+        pace: &mut Pace,
+        pause: Duration,
+        stuck: Option<u64>,
+    ) -> Option<LockGuard> {
+        let Self { locks, key, orders, transitions, pulse, .. } = self;
         let done = {
-            let mut winning = std::pin::pin!(win(locks, key, transitions, pace, pause));
+            let mut winning = std::pin::pin!(async {
+                if let (Some(pulse), Some(beats)) = (pulse, stuck) {
+                    pulse.beats_again(&**locks.clock(), beats).await;
+                }
+                win(locks, key, transitions, pace, pause).await
+            });
             loop {
                 tokio::select! {
                     biased;
@@ -98,16 +123,26 @@ impl Campaign {
     /// Holds the leadership until it is over, and says whether it is the last one.
     async fn lead(&mut self, guard: &LockGuard) -> (End, bool) {
         let mut retired = false;
+        let limit = self.longest_turn();
+        let Self { locks, orders, pulse, .. } = self;
+        let mut stuck = std::pin::pin!(async {
+            match pulse {
+                Some(pulse) => pulse.stopped(&**locks.clock(), limit).await,
+                None => pending().await,
+            }
+        });
         let end = loop {
             tokio::select! {
                 biased;
                 why = guard.lost() => break End::Lost(why),
-                order = self.orders.recv() => match order {
+                order = orders.recv() => match order {
                     Some(Order::StepDown(done)) => break End::StepDown(done),
                     Some(Order::Resign(done)) => break End::Resign(Some(done)),
                     Some(Order::Retire) => retired = true,
                     None => break End::Resign(None),
                 },
+                // Whoever has retired does not plan any more; its runs hold the lock.
+                beats = &mut stuck, if !retired => break End::Stuck(beats),
             }
         };
         (end, retired)

@@ -20,6 +20,7 @@
 mod campaign;
 mod leadership;
 mod pace;
+mod pulse;
 
 pub use self::leadership::{Ended, Leadership};
 
@@ -30,6 +31,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
 use self::campaign::{Campaign, Order};
+pub(crate) use self::pulse::Pulse;
 use crate::error::{BackendError, Result};
 use crate::lock::{Fence, LockKey, Locks, Lost, NodeId};
 
@@ -134,10 +136,11 @@ impl Elector {
     /// [`Error::Invalid`](crate::Error::Invalid) where the group's name is empty or too long. A store that does not answer is no error: it is told as a
     /// [`Transition::Failed`], and asked again.
     pub fn campaign(locks: &Locks, group: &str) -> Result<Self> {
-        Ok(Self::of(locks, LockKey::of_leader(group)?))
+        Ok(Self::of(locks, LockKey::of_leader(group)?, None))
     }
 
-    pub(crate) fn of(locks: &Locks, key: LockKey) -> Self {
+    /// Where there is a pulse it leads only while that beats.
+    pub(crate) fn of(locks: &Locks, key: LockKey, pulse: Option<Pulse>) -> Self {
         let (orders, to_do) = unbounded_channel();
         let (told, transitions) = unbounded_channel();
         let seat = Arc::new(Seat::default());
@@ -145,6 +148,7 @@ impl Elector {
             locks: locks.clone(),
             key: key.clone(),
             seat: Arc::clone(&seat),
+            pulse,
             orders: to_do,
             transitions: told,
         };

@@ -30,6 +30,9 @@ pub enum Coordination {
     /// tick is *started by one leader*: a take-over starts after its own beginning, what was due in between is not run, and a
     /// leader that was paused may run beside its successor, told apart by the [fence](crate::Context::fence).
     ///
+    /// A leader whose runtime is blocked for longer than its lease's ttl, and for 10 s at least, hands over, and campaigns again when
+    /// it moves.
+    ///
     /// The nodes of a group should have the same jobs: only the leader's are run.
     Leader(String),
 }

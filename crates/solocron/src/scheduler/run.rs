@@ -152,6 +152,9 @@ impl Engine {
         let mut steps = ClockSteps::new(&*self.clock);
         loop {
             let now = self.clock.now();
+            if let Some(term) = &self.term {
+                term.beat();
+            }
             self.look_at_term();
             if steps.stepped(&*self.clock) {
                 let actions = self.plan.clock_stepped(now);

@@ -3,13 +3,14 @@
 use std::future::pending;
 
 use crate::job::InTerm;
-use crate::leader::{Elector, Hold, Leadership, Transition};
+use crate::leader::{Elector, Hold, Leadership, Pulse, Transition};
 use crate::lock::{Fence, LockKey, Locks};
 use crate::plan::Marks;
 
 /// What a scheduler knows of the leadership of its group.
 pub(super) struct Term {
     elector: Elector,
+    pulse: Pulse,
     /// The term that this node acts under, as far as it has heard.
     leadership: Option<Leadership>,
     /// How many runs were started in it.
@@ -30,8 +31,9 @@ impl Term {
     pub(super) fn campaign(locks: &Locks, group: LockKey) -> Self {
         let marks = if locks.capabilities().marks { Marks::Stored } else { Marks::OfTheTerm };
         // The limit is for runs: a leader may lead for as long as it lives.
-        let elector = Elector::of(&locks.unlimited(), group);
-        Self { elector, leadership: None, runs: 0, marks, silent: false }
+        let pulse = Pulse::default();
+        let elector = Elector::of(&locks.unlimited(), group, Some(pulse.clone()));
+        Self { elector, pulse, leadership: None, runs: 0, marks, silent: false }
     }
 
     pub(super) fn group(&self) -> &LockKey {
@@ -40,6 +42,11 @@ impl Term {
 
     pub(super) fn marks(&self) -> Marks {
         self.marks
+    }
+
+    /// A turn of the loop. Without one for long, another node is let lead.
+    pub(super) fn beat(&self) {
+        self.pulse.beat();
     }
 
     /// The next transition; pending for ever when there are no more.

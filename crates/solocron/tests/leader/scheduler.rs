@@ -10,7 +10,7 @@ use solocron::{
 };
 use tokio::time::Instant;
 
-use super::support::{GROUP, Log, Member, Run, Said, TTL, World, group, in_time, job};
+use super::support::{GROUP, Line, Log, Member, Run, Said, TTL, World, group, in_time, job};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -273,6 +273,72 @@ async fn a_leader_that_is_cut_off_starts_nothing_and_the_next_one_does() {
     };
     assert_eq!(log.lines().iter().filter(trouble).count(), 1, "it is told once");
     each_once(&log);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_runtime_is_blocked_hands_over_and_comes_back_when_it_moves() {
+    let (world, log) = (World::new(), Log::default());
+    let start = |name: &'static str| {
+        Member::start(world.node(name), name, &log, |scheduler| {
+            scheduler.job(job(name, &log, S(10), S(1)))
+        })
+    };
+    let terms = |name| log.lines().iter().filter(|l| l.node == name && l.is_elected()).count();
+    let a = start("a");
+    log.elected("a").await;
+    let b = start("b");
+    tokio::time::sleep(S(45)).await;
+    // The loop and the runs stand still; what renews leases does not.
+    a.node.runs.freeze();
+    let blocked = Instant::now();
+    let elected = log.elected("b").await;
+    let (limit, waited) = (S(10).max(TTL), elected.at - blocked);
+    assert!(waited >= limit - S(1) && waited <= limit * 5 / 4 + limit / 4, "{waited:?}");
+    tokio::time::sleep(S(60)).await;
+    b.stop().await;
+    tokio::time::sleep(S(60)).await;
+    let held = |now| world.memory.record(&group()).unwrap().holder(now, true).is_some();
+    assert!(!held(jiff::Timestamp::MIN), "it does not campaign while it stands still");
+    a.node.runs.thaw();
+    let again = Instant::now();
+    in_time("a to lead again", async {
+        while terms("a") < 2 {
+            tokio::time::sleep(MS(1)).await;
+        }
+    })
+    .await;
+    assert!(again.elapsed() < S(3), "{:?}", again.elapsed());
+    let resigned = |line: &Line| {
+        line.node == "a" && line.at >= again && matches!(line.what(), Some(What::Resigned { .. }))
+    };
+    assert!(log.lines().iter().any(resigned), "it is told what happened meanwhile");
+    tokio::time::sleep(S(30)).await;
+    let twice = starts(&log).into_values().filter(|starts| *starts != 1).count();
+    assert_eq!(twice, 0, "{:#?}", log.begun());
+    a.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_the_whole_process_is_no_blocked_runtime() {
+    let (world, log) = (World::new().process_bound(), Log::default());
+    let a = Member::start(world.node("a"), "a", &log, |scheduler| {
+        scheduler.job(job("a", &log, S(10), S(1)))
+    });
+    log.elected("a").await;
+    for seconds in [11, 60, 3_600] {
+        tokio::time::sleep(S(25)).await;
+        (a.node.tasks.freeze(), a.node.runs.freeze());
+        tokio::time::sleep(S(seconds)).await;
+        // What renews and campaigns goes first.
+        a.node.tasks.thaw();
+        tokio::time::sleep(MS(100)).await;
+        a.node.runs.thaw();
+    }
+    tokio::time::sleep(S(25)).await;
+    let over =
+        |line: &Line| matches!(line.what(), Some(What::Resigned { .. } | What::Deposed { .. }));
+    assert!(!log.lines().iter().any(over), "{:#?}", log.lines());
+    a.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -145,15 +145,19 @@ impl Node {
 pub(crate) struct Tasks {
     running: Arc<Mutex<(bool, Vec<AbortHandle>)>>,
     frozen: Arc<AtomicBool>,
+    asleep: Arc<Mutex<Vec<Waker>>>,
 }
 
 impl Tasks {
     pub(crate) fn keeper(&self) -> Keeper {
         let tasks = self.clone();
         Keeper::with(move |mut work| {
-            let frozen = Arc::clone(&tasks.frozen);
+            let (frozen, asleep) = (Arc::clone(&tasks.frozen), Arc::clone(&tasks.asleep));
             let work = poll_fn(move |cx| match frozen.load(Ordering::SeqCst) {
-                true => Poll::Pending,
+                true => {
+                    asleep.lock().unwrap().push(cx.waker().clone());
+                    Poll::Pending
+                }
                 false => work.as_mut().poll(cx),
             });
             let mut running = tasks.running.lock().unwrap();
@@ -176,6 +180,12 @@ impl Tasks {
     /// Nothing of it is polled any more.
     pub(crate) fn freeze(&self) {
         self.frozen.store(true, Ordering::SeqCst);
+    }
+
+    /// All of it goes on.
+    pub(crate) fn thaw(&self) {
+        self.frozen.store(false, Ordering::SeqCst);
+        self.asleep.lock().unwrap().drain(..).for_each(Waker::wake);
     }
 }
 
