@@ -149,8 +149,8 @@ impl Campaign {
     }
 
     /// Keeps a lock that is lost, but not yet gone, until it is: whoever was told just now may still be at work, and relies on nobody
-    /// else being elected yet. Orders are answered after that. Says whether this term was the last one,
-    /// and whether the next is to be somebody else's.
+    /// else being elected yet. Orders are answered after that. Says whether this term was the last one, and whether the next is
+    /// to be somebody else's.
     async fn outlast(
         &mut self,
         guard: LockGuard,
@@ -261,12 +261,12 @@ async fn win(
             }
             Err(error) => {
                 let error = cause(error);
-                let (wait, news) = pace.failed(&error);
+                let (wait, news) = pace.failed(&error, clock.lease_now());
                 if news {
                     tell(transitions, key, Transition::Failed { error });
+                    // Its end is told, too, by who leads then.
+                    followed = None::<NodeId>;
                 }
-                // Whoever leads may change while nobody can be asked.
-                followed = None::<NodeId>;
                 clock.sleep(wait).await;
                 continue;
             }

@@ -97,7 +97,7 @@ pub enum Transition {
         leader: NodeId,
     },
     /// Nobody knows who leads: the store cannot be asked. This node does not lead and goes on trying. Told once for each trouble
-    /// that may pass, and at each try for one that a person must mend.
+    /// that may pass, and at each try for one that a person must mend; at most once in five seconds.
     Failed {
         /// Why.
         error: BackendError,
