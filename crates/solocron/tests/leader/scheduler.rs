@@ -178,17 +178,13 @@ async fn a_new_leader_waits_for_a_run_of_the_old_one() {
         let work = move |ctx: Context| {
             let said = said.clone();
             async move {
-                let run = super::support::Run {
-                    tick: ctx.tick(),
-                    fence: ctx.fence(),
-                    number: ctx.run_number(),
-                };
+                let run = Run { tick: ctx.tick(), fence: ctx.fence(), number: ctx.run_number() };
                 said.say(name, Said::Begin(run));
                 tokio::time::sleep(Duration::from_millis(900)).await; // within its notice
                 said.say(name, Said::End(run));
             }
         };
-        let every = solocron::trigger::Every::new(S(1)).unwrap();
+        let every = Every::new(S(1)).unwrap();
         Member::start(world.node(name), name, &log, |scheduler| {
             scheduler.job(Job::new("job", every, work))
         })
@@ -257,7 +253,7 @@ async fn a_leader_that_is_cut_off_starts_nothing_and_the_next_one_does() {
     let elected = log.elected("b").await;
     assert!(elected.at - cut <= TTL + Duration::from_millis(50));
     tokio::time::sleep(S(60)).await;
-    let deposed = |line: &super::support::Line| {
+    let deposed = |line: &Line| {
         line.node == "a" && matches!(line.what(), Some(What::Deposed { why: Lost::Expired, .. }))
     };
     let deposed = log.until("a to know", deposed).await;
@@ -266,7 +262,7 @@ async fn a_leader_that_is_cut_off_starts_nothing_and_the_next_one_does() {
         line.node == "a" && line.at > deposed.at && matches!(line.said, Said::Begin(_))
     });
     assert!(!late, "a follower starts nothing");
-    let trouble = |line: &&super::support::Line| {
+    let trouble = |line: &&Line| {
         line.node == "a"
             && line.at >= deposed.at
             && matches!(&line.said, Said::Event(Event { job, what: What::BackendFailed { .. } }) if *job == group())
@@ -327,7 +323,8 @@ async fn a_pause_of_the_whole_process_is_no_blocked_runtime() {
     log.elected("a").await;
     for seconds in [11, 60, 3_600] {
         tokio::time::sleep(S(25)).await;
-        (a.node.tasks.freeze(), a.node.runs.freeze());
+        a.node.tasks.freeze();
+        a.node.runs.freeze();
         tokio::time::sleep(S(seconds)).await;
         // What renews and campaigns goes first.
         a.node.tasks.thaw();
