@@ -235,7 +235,7 @@ impl Shared {
             tick: request.claim.map(|claim| claim.tick),
             fence: grant.fence,
         };
-        let door = Door::new(listener, &banner);
+        let door = Door::new(listener, &banner, home.guests.clone());
         let lease = Lease::new(home, at, request.nonce, &door, kept);
         lease.save()?;
         door.open().map_err(|error| refused("start a thread for", &request.key, at, &error))?;

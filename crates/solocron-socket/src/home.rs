@@ -12,12 +12,15 @@ use solocron::jiff::Timestamp;
 use solocron::lock::{KeyRecord, LockKey, Nonce};
 
 use crate::addr::Address;
+use crate::guests::Guests;
 use crate::lease::Lease;
 
 /// One process.
 #[derive(Debug)]
 pub(crate) struct Home {
     pid: u32,
+    /// Whoever is connected to one of its sockets.
+    pub(crate) guests: Guests,
     state: Mutex<State>,
 }
 
@@ -40,7 +43,7 @@ struct Registry {
 
 impl Registry {
     fn new(pid: u32) -> Self {
-        let home = Arc::new(Home { pid, state: Mutex::default() });
+        let home = Arc::new(Home { pid, guests: Guests::default(), state: Mutex::default() });
         Self { home, child: OnceLock::new() }
     }
 

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use crate::addr::Address;
 use crate::ask::{Found, ask};
 #[cfg(target_os = "linux")]
-use crate::line::Place;
+use crate::line::{Called, Place};
 
 /// What a waiter holds. Dropping it hangs up.
 #[derive(Debug)]
@@ -91,8 +91,11 @@ impl Wanted {
         loop {
             match ask(&self.at, &self.namespace, &self.key).await {
                 Ok(Found::Holder(_, stream) | Found::Stopped(stream)) => {
-                    pause = Pause::default();
-                    while stream.receive(&mut [0; 64]).await > 0 {}
+                    match stream.receive(&mut [0; 64]).await {
+                        0 => pause = Pause::default(),
+                        // A holder has said everything with its banner.
+                        _ => sleep(pause.next()).await,
+                    }
                 }
                 // Free, or about to be. The core makes a pause where that is said too often.
                 Ok(Found::Nobody | Found::HungUp(_)) => {}
@@ -114,12 +117,11 @@ async fn lined_up(line: &str, calls: &Calls) -> Option<Place> {
         let place = Place::take(line).await?;
         loop {
             tokio::select! {
-                called = place.called() => {
-                    if called {
-                        return Some(place);
-                    }
-                    break;
-                }
+                called = place.called() => match called {
+                    Called::First => return Some(place),
+                    Called::Full => return None,
+                    Called::Ended => break,
+                },
                 () = sleep(RARELY + random(RARELY / 4)) => calls.tell().await,
             }
         }

@@ -3,6 +3,7 @@
 mod bad;
 mod child;
 mod conformance;
+mod guests;
 mod leases;
 mod measure;
 mod processes;
