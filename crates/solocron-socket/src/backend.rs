@@ -30,11 +30,13 @@ use crate::ask::{Found, ask, holder_at};
 use crate::banner::Banner;
 use crate::config::SocketBuilder;
 use crate::door::Door;
-use crate::error::{another_lock, in_use, nobody, not_ours, refused, stranger};
+use crate::error::{
+    self, another_directory, another_lock, in_use, nobody, not_ours, refused, stranger,
+};
 use crate::home::Home;
 use crate::lease::{Lease, SocketLease};
 use crate::ports::Ports;
-use crate::state::{Kept, StateDir};
+use crate::state::{DirId, Kept, StateDir};
 use crate::watch::{Pause, SocketWatch, Wanted};
 
 /// Locks on abstract unix sockets, or on ports of 127.0.0.1. Clones share them, and so do all processes of this network namespace that
@@ -48,6 +50,15 @@ struct Shared {
     /// `None`: abstract sockets.
     ports: Option<Ports>,
     state: Option<StateDir>,
+}
+
+/// What comes of trying once.
+enum Tried<T> {
+    Done(T),
+    /// Somebody else has the address.
+    Taken,
+    /// The address was free, and the record's file is somebody else's: held through another address, or by a process that is dying.
+    InOtherHands,
 }
 
 /// What comes of a change that needs the key in hand.
@@ -120,15 +131,14 @@ impl Shared {
         })
     }
 
-    /// `None`: somebody else has the address.
     fn attempt(
         &self,
         request: &Request,
         now: Timestamp,
-    ) -> Result<Option<Reply<SocketLease>>, BackendError> {
+    ) -> Result<Tried<Reply<SocketLease>>, BackendError> {
         let home = Home::own();
         if home.refuses(request.nonce, now) {
-            return Verdict::Refused.denied(now).map(Some);
+            return Verdict::Refused.denied(now).map(Tried::Done);
         }
         let at = self.address(&request.key)?;
         if let Some(lease) = self.own(&home, &at, &request.key)?
@@ -139,14 +149,33 @@ impl Shared {
             } else {
                 record.judge(request, now, true).denied(now)
             };
-            return reply.map(Some);
+            return reply.map(Tried::Done);
         }
         if let Some(settled) = self.settled(request, now)? {
-            return settled.map(Some);
+            return settled.map(Tried::Done);
         }
         match at.bind().map_err(|error| refused("take", &request.key, &at, &error))? {
-            Bound::Taken => Ok(None),
-            Bound::Mine(listener) => self.decide(&home, &at, listener, request, now).map(Some),
+            Bound::Taken => Ok(Tried::Taken),
+            Bound::Mine(listener) => self.decide(&home, &at, listener, request, now),
+        }
+    }
+
+    /// Which directory the records are in.
+    fn dir(&self) -> Result<Option<DirId>, BackendError> {
+        self.state.as_ref().map(StateDir::id).transpose()
+    }
+
+    /// Whether a holder of this key keeps its record where this process would.
+    fn agrees(&self, key: &LockKey, at: &Address, holder: &Banner) -> Result<(), BackendError> {
+        let own = self.dir()?;
+        if holder.state == own { Ok(()) } else { Err(another_directory(key, at, holder, own)) }
+    }
+
+    /// An address that nobody has, or a record that somebody has, for longer than a lock changes hands.
+    fn stuck(&self, key: &LockKey, at: &Address, in_other_hands: bool) -> BackendError {
+        match &self.state {
+            Some(state) if in_other_hands => error::in_other_hands(key, at, &state.path(key)),
+            _ => nobody(key, at),
         }
     }
 
@@ -188,7 +217,7 @@ impl Shared {
         Ok(settled.then(|| verdict.denied(now)))
     }
 
-    /// The record of a key that is in hand.
+    /// The record of a key that is in hand. `None`: its file is not.
     fn load(
         &self,
         home: &Home,
@@ -196,10 +225,10 @@ impl Shared {
         key: &LockKey,
         create: bool,
         now: Timestamp,
-    ) -> Result<Kept, BackendError> {
+    ) -> Result<Option<Kept>, BackendError> {
         match &self.state {
             Some(state) => state.load(key, create, now),
-            None => Ok(Kept::in_memory(home.record(at, key))),
+            None => Ok(Some(Kept::in_memory(home.record(at, key)))),
         }
     }
 
@@ -211,10 +240,14 @@ impl Shared {
         listener: Listener,
         request: &Request,
         now: Timestamp,
-    ) -> Result<Reply<SocketLease>, BackendError> {
+    ) -> Result<Tried<Reply<SocketLease>>, BackendError> {
         // Only a plain lock makes a file: a key that was never enrolled grants no claim.
         let mut kept = match self.load(home, at, &request.key, request.claim.is_none(), now) {
-            Ok(kept) => kept,
+            Ok(Some(kept)) => kept,
+            Ok(None) => {
+                listener.close();
+                return Ok(Tried::InOtherHands);
+            }
             Err(error) => {
                 listener.close();
                 return Err(error);
@@ -223,8 +256,18 @@ impl Shared {
         // Whoever is on record as a holder let go of the address: it is dead, or its reply was lost and this is the same nonce again.
         let reply = kept.record.acquire(request, now, false, None, || ());
         let Ok(Reply::Won(grant)) = reply else {
+            drop(kept);
             listener.close();
-            return reply.map(|reply| reply.map(|()| unreachable!("it is not won")));
+            let reply = reply.map(|reply| reply.map(|()| unreachable!("it is not won")));
+            return reply.map(Tried::Done);
+        };
+        let state = match self.dir() {
+            Ok(state) => state,
+            Err(error) => {
+                drop(kept);
+                listener.close();
+                return Err(error);
+            }
         };
         let banner = Banner {
             namespace: self.namespace.clone(),
@@ -234,12 +277,13 @@ impl Shared {
             since: now,
             tick: request.claim.map(|claim| claim.tick),
             fence: grant.fence,
+            state,
         };
         let door = Door::new(listener, &banner, home.guests.clone());
         let lease = Lease::new(home, at, request.nonce, &door, kept);
         lease.save()?;
         door.open().map_err(|error| refused("start a thread for", &request.key, at, &error))?;
-        Ok(Reply::Won(grant.map(|()| SocketLease(lease))))
+        Ok(Tried::Done(Reply::Won(grant.map(|()| SocketLease(lease)))))
     }
 
     /// Somebody holds the key. What is on record may be of a moment ago.
@@ -267,34 +311,41 @@ impl Shared {
     }
 
     /// Asks and tries until the answer is certain. On the keeper's thread.
-    async fn contend(&self, request: &Request) -> Result<Reply<SocketLease>, BackendError> {
+    async fn contend(
+        &self,
+        request: &Request,
+        mut in_other_hands: bool,
+    ) -> Result<Reply<SocketLease>, BackendError> {
         let at = self.address(&request.key)?;
         let mut turn = Turn::new();
         loop {
             match ask(&at, &self.namespace, &request.key).await? {
                 Found::Holder(banner, _) => {
+                    self.agrees(&request.key, &at, &banner)?;
                     return self.busy(request, Some(banner.holder()), Timestamp::now());
                 }
                 Found::Stopped(_) => return self.busy(request, None, Timestamp::now()),
-                Found::Nobody if turn.is_over() => return Err(nobody(&request.key, &at)),
+                Found::Nobody if turn.is_over() => {
+                    return Err(self.stuck(&request.key, &at, in_other_hands));
+                }
                 Found::HungUp(peer) if turn.is_over() => {
                     let how = "it hangs up without a word";
                     return Err(stranger(&request.key, &at, peer, how));
                 }
                 Found::Nobody | Found::HungUp(_) => turn.wait().await,
             }
-            if let Some(reply) = self.attempt(request, Timestamp::now())? {
-                return Ok(reply);
+            match self.attempt(request, Timestamp::now())? {
+                Tried::Done(reply) => return Ok(reply),
+                tried => in_other_hands = matches!(tried, Tried::InOtherHands),
             }
         }
     }
 
-    /// `None`: somebody else has the address.
     fn try_change<T>(
         &self,
         key: &LockKey,
         change: &impl Fn(&mut KeyRecord, Timestamp) -> Result<(T, bool), BackendError>,
-    ) -> Result<Option<T>, BackendError> {
+    ) -> Result<Tried<T>, BackendError> {
         let (home, now) = (Home::own(), Timestamp::now());
         let at = self.address(key)?;
         let apply = |record: &mut KeyRecord| match change(record, now) {
@@ -304,21 +355,22 @@ impl Shared {
         if let Some(lease) = self.own(&home, &at, key)?
             && let Some(answer) = lease.edit(apply)
         {
-            return answer?.map(Some);
+            return answer?.map(Tried::Done);
         }
         match at.bind().map_err(|error| refused("take", key, &at, &error))? {
-            Bound::Taken => Ok(None),
+            Bound::Taken => Ok(Tried::Taken),
             Bound::Mine(listener) => {
                 let kept = self.load(&home, &at, key, true, now);
-                let changed = kept.and_then(|mut kept| {
+                let changed = kept.and_then(|kept| {
+                    let Some(mut kept) = kept else { return Ok(Tried::InOtherHands) };
                     let answer = kept.change(apply)?;
                     if kept.is_in_memory() {
                         home.remember(&at, kept.record, now);
                     }
-                    answer
+                    answer.map(Tried::Done)
                 });
                 listener.close();
-                changed.map(Some)
+                changed
             }
         }
     }
@@ -332,9 +384,10 @@ impl Shared {
         let turn = Turn::new();
         let mut pause = Pause::default();
         loop {
-            if let Some(made) = self.try_change(key, &change)? {
-                return Ok(Change::Made(made));
-            }
+            let in_other_hands = match self.try_change(key, &change)? {
+                Tried::Done(made) => return Ok(Change::Made(made)),
+                tried => matches!(tried, Tried::InOtherHands),
+            };
             let (shared, asked) = (Arc::clone(self), key.clone());
             let found = on_keeper(async move {
                 let at = shared.address(&asked)?;
@@ -347,10 +400,13 @@ impl Shared {
             let (found, paused) = found.await?;
             pause = paused;
             match found {
-                Found::Holder(banner, _) => return Ok(Change::Busy(Some(banner.holder()))),
+                Found::Holder(banner, _) => {
+                    self.agrees(key, &self.address(key)?, &banner)?;
+                    return Ok(Change::Busy(Some(banner.holder())));
+                }
                 Found::Stopped(_) => return Ok(Change::Busy(None)),
                 Found::Nobody | Found::HungUp(_) if turn.is_over() => {
-                    return Err(nobody(key, &self.address(key)?));
+                    return Err(self.stuck(key, &self.address(key)?, in_other_hands));
                 }
                 Found::Nobody | Found::HungUp(_) => {}
             }
@@ -546,21 +602,23 @@ impl LockBackend for SocketBackend {
         let mut replies = Vec::with_capacity(requests.len());
         for (at, request) in requests.iter().enumerate() {
             replies.push(match self.0.attempt(request, now) {
-                Ok(Some(reply)) => Ok(reply),
+                Ok(Tried::Done(reply)) => Ok(reply),
                 Err(error) => Err(error),
-                Ok(None) => {
-                    contended.push(at);
+                Ok(tried) => {
+                    contended.push((at, matches!(tried, Tried::InOtherHands)));
                     Ok(Reply::Busy { holder: None })
                 }
             });
         }
         // All are asked at once: one that hangs holds up no other for longer than it hangs itself.
         let mut asked = Vec::with_capacity(contended.len());
-        for at in &contended {
-            let (shared, request) = (Arc::clone(&self.0), requests[*at].clone());
-            asked.push(Box::pin(on_keeper(async move { shared.contend(&request).await })));
+        for (at, in_other_hands) in contended.iter().copied() {
+            let (shared, request) = (Arc::clone(&self.0), requests[at].clone());
+            asked.push(Box::pin(on_keeper(async move {
+                shared.contend(&request, in_other_hands).await
+            })));
         }
-        for (at, answer) in contended.into_iter().zip(join(asked).await) {
+        for ((at, _), answer) in contended.into_iter().zip(join(asked).await) {
             replies[at] = answer;
         }
         replies

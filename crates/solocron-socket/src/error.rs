@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use nix::errno::Errno;
 use solocron::lock::{Holder, LockKey, NodeId};
@@ -10,6 +11,7 @@ use solocron::{BackendError, Kind};
 use crate::addr::Address;
 use crate::banner::Banner;
 use crate::peer;
+use crate::state::DirId;
 use crate::stream::Peer;
 
 impl fmt::Display for Address {
@@ -87,6 +89,40 @@ pub(crate) fn another_lock(
         "{at} of {key} in namespace {namespace} is held by {node} for {found} in namespace {:?}: give each lock a {} of its own",
         other,
         choice(at)
+    );
+    BackendError::new(Kind::Misconfigured, why)
+}
+
+/// A holder of this key that keeps its records somewhere else; or not, where this process does.
+pub(crate) fn another_directory(
+    key: &LockKey,
+    at: &Address,
+    by: &Banner,
+    own: Option<DirId>,
+) -> BackendError {
+    let named = |id: Option<DirId>| {
+        id.map_or_else(
+            || "none".to_owned(),
+            |DirId { dev, ino }| format!("device {dev}, inode {ino}"),
+        )
+    };
+    let why = format!(
+        "{at} of {key} is held by {}, which keeps its records in another state directory ({}) than this process ({}): name the \
+         same one in every process of namespace {}",
+        by.node,
+        named(by.state),
+        named(own),
+        by.namespace
+    );
+    BackendError::new(Kind::Misconfigured, why)
+}
+
+/// The address is free, and the record is in somebody's hand all the same, for longer than a lock changes hands.
+pub(crate) fn in_other_hands(key: &LockKey, at: &Address, path: &Path) -> BackendError {
+    let why = format!(
+        "{at} of {key} is free, but its record {} is held through another address or network namespace: give every process that \
+         uses this directory the same kind of address and the same network, or another namespace",
+        path.display()
     );
     BackendError::new(Kind::Misconfigured, why)
 }

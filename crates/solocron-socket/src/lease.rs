@@ -1,8 +1,8 @@
 //! What the winner of a key owns: the socket that listens, and the record that nobody else can change meanwhile.
 //!
 //! ```text
-//!   held ── release, revoke: write the record, close the socket, end the waiters' connections ──► over
-//!    └───── drop: close the socket, end the connections; the record goes on naming a holder that nobody has to ask about
+//!   held ── release, revoke: write the record, let go of it, close the socket, end the waiters' connections ──► over
+//!    └───── drop: let go of the record, close the socket, end the connections; the record goes on naming a holder that nobody has to ask about
 //! ```
 
 use std::fmt;
@@ -112,6 +112,7 @@ impl Lease {
             answer = Released::NotOwner { mark: kept.record.last().map(|last| last.mark) };
         }
         self.remember(kept);
+        kept.let_go();
         *state = State::Over { answer, why };
         self.door.close();
         drop(state);
@@ -165,6 +166,7 @@ impl Drop for Lease {
             if kept.is_in_memory() {
                 self.home.remember(&self.at, kept.record.clone(), Timestamp::now());
             }
+            kept.let_go();
             self.door.close();
             self.home.leave(&self.at, self.entry);
         }

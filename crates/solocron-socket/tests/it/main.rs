@@ -7,6 +7,7 @@ mod guests;
 mod leases;
 mod measure;
 mod processes;
+mod records;
 mod scheduling;
 mod wake;
 
