@@ -55,7 +55,7 @@ pub(crate) async fn ask(
         Some(banner) if banner.namespace == namespace && banner.key == *key => {
             Ok(Found::Holder(banner, stream))
         }
-        Some(banner) => Err(another_lock(key, namespace, at, &banner.key, Some(&banner))),
+        Some(banner) => Err(another_lock(key, namespace, at, &banner)),
         None => Err(stranger(key, at, peer, "it speaks another version of this protocol")),
     }
 }

@@ -187,9 +187,11 @@ impl Shared {
         key: &LockKey,
     ) -> Result<Option<Arc<Lease>>, BackendError> {
         let Some(lease) = home.lease(at) else { return Ok(None) };
-        if lease.key != *key {
-            return Err(another_lock(key, &self.namespace, at, &lease.key, None));
+        let holder = &lease.banner;
+        if holder.namespace != self.namespace || holder.key != *key {
+            return Err(another_lock(key, &self.namespace, at, holder));
         }
+        self.agrees(key, at, holder)?;
         match lease.verify()? {
             Renewal::Extended(_) => Ok(Some(lease)),
             Renewal::NotOwner(why) => {
@@ -228,7 +230,7 @@ impl Shared {
     ) -> Result<Option<Kept>, BackendError> {
         match &self.state {
             Some(state) => state.load(key, create, now),
-            None => Ok(Some(Kept::in_memory(home.record(at, key)))),
+            None => Ok(Some(Kept::in_memory(home.record(at, &self.namespace, key)))),
         }
     }
 
@@ -280,7 +282,7 @@ impl Shared {
             state,
         };
         let door = Door::new(listener, &banner, home.guests.clone());
-        let lease = Lease::new(home, at, request.nonce, &door, kept);
+        let lease = Lease::new(home, at, request.nonce, banner, &door, kept);
         lease.save()?;
         door.open().map_err(|error| refused("start a thread for", &request.key, at, &error))?;
         Ok(Tried::Done(Reply::Won(grant.map(|()| SocketLease(lease)))))
@@ -365,7 +367,7 @@ impl Shared {
                     let Some(mut kept) = kept else { return Ok(Tried::InOtherHands) };
                     let answer = kept.change(apply)?;
                     if kept.is_in_memory() {
-                        home.remember(&at, kept.record, now);
+                        home.remember(&at, &self.namespace, kept.record, now);
                     }
                     answer.map(Tried::Done)
                 });

@@ -73,21 +73,16 @@ pub(crate) fn foreign(key: &LockKey, at: &Address, peer: Peer) -> BackendError {
     BackendError::new(Kind::Denied, why)
 }
 
-/// A holder, of something else; what its banner says, or this process itself.
+/// A holder, of something else.
 pub(crate) fn another_lock(
     key: &LockKey,
     namespace: &str,
     at: &Address,
-    found: &LockKey,
-    by: Option<&Banner>,
+    by: &Banner,
 ) -> BackendError {
-    let (node, other) = by.map_or_else(
-        || ("this process".to_owned(), namespace),
-        |banner| (banner.node.to_string(), banner.namespace.as_str()),
-    );
+    let Banner { node, key: found, namespace: other, .. } = by;
     let why = format!(
-        "{at} of {key} in namespace {namespace} is held by {node} for {found} in namespace {:?}: give each lock a {} of its own",
-        other,
+        "{at} of {key} in namespace {namespace} is held by {node} for {found} in namespace {other:?}: give each lock a {} of its own",
         choice(at)
     );
     BackendError::new(Kind::Misconfigured, why)

@@ -13,6 +13,7 @@ use solocron::jiff::Timestamp;
 use solocron::lock::{KeyRecord, LockKey, Lost, Nonce, Released, Renewal, Validity};
 
 use crate::addr::Address;
+use crate::banner::Banner;
 use crate::door::Door;
 use crate::home::Home;
 use crate::state::Kept;
@@ -26,6 +27,8 @@ pub(crate) struct Lease {
     pub(crate) key: LockKey,
     pub(crate) nonce: Nonce,
     pub(crate) at: Address,
+    /// What others are told.
+    pub(crate) banner: Banner,
     home: Arc<Home>,
     entry: u64,
     door: Arc<Door>,
@@ -44,6 +47,7 @@ impl Lease {
         home: &Arc<Home>,
         at: &Address,
         nonce: Nonce,
+        banner: Banner,
         door: &Arc<Door>,
         kept: Kept,
     ) -> Arc<Self> {
@@ -51,6 +55,7 @@ impl Lease {
             key: kept.record.key().clone(),
             nonce,
             at: at.clone(),
+            banner,
             home: Arc::clone(home),
             entry: home.enter(at.clone(), Weak::clone(this)),
             door: Arc::clone(door),
@@ -123,7 +128,12 @@ impl Lease {
     /// Before the lock is given up: whoever takes it next in this process reads it.
     fn remember(&self, kept: &Kept) {
         if kept.is_in_memory() {
-            self.home.remember(&self.at, kept.record.clone(), Timestamp::now());
+            self.home.remember(
+                &self.at,
+                &self.banner.namespace,
+                kept.record.clone(),
+                Timestamp::now(),
+            );
         }
     }
 
@@ -164,7 +174,12 @@ impl Drop for Lease {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let State::Held(kept) = state {
             if kept.is_in_memory() {
-                self.home.remember(&self.at, kept.record.clone(), Timestamp::now());
+                self.home.remember(
+                    &self.at,
+                    &self.banner.namespace,
+                    kept.record.clone(),
+                    Timestamp::now(),
+                );
             }
             kept.let_go();
             self.door.close();
