@@ -57,6 +57,8 @@ enum Tried<T> {
     Done(T),
     /// Somebody else has the address.
     Taken,
+    /// This process has it, and the record that this holder once wrote is gone.
+    Lost(Option<Holder>),
     /// The address was free, and the record's file is somebody else's: held through another address, or by a process that is dying.
     InOtherHands,
 }
@@ -144,6 +146,9 @@ impl Shared {
         if let Some(lease) = self.own(&home, &at, &request.key)?
             && let Some(mut record) = lease.look(KeyRecord::clone)
         {
+            if !matches!(lease.verify()?, Renewal::Extended(_)) {
+                return self.busy(request, record.holder(now, true), now).map(Tried::Done);
+            }
             let reply = if lease.nonce == request.nonce {
                 record.acquire(request, now, true, None, || SocketLease(lease))
             } else {
@@ -179,7 +184,7 @@ impl Shared {
         }
     }
 
-    /// This process's living lease on a key. One whose file was deleted or replaced is over.
+    /// This process's lease on a key. One whose file was deleted or replaced is lost, and keeps the lock until its guard is gone.
     fn own(
         &self,
         home: &Home,
@@ -192,13 +197,7 @@ impl Shared {
             return Err(another_lock(key, &self.namespace, at, holder));
         }
         self.agrees(key, at, holder)?;
-        match lease.verify()? {
-            Renewal::Extended(_) => Ok(Some(lease)),
-            Renewal::NotOwner(why) => {
-                lease.lose(why);
-                Ok(None)
-            }
-        }
+        Ok(Some(lease))
     }
 
     /// A claim that can be answered without the lock: losers are many, and none of them may be stopped with it in hand.
@@ -354,10 +353,15 @@ impl Shared {
             Ok((answer, changed)) => (Ok(answer), changed),
             Err(error) => (Err(error), false),
         };
-        if let Some(lease) = self.own(&home, &at, key)?
-            && let Some(answer) = lease.edit(apply)
-        {
-            return answer?.map(Tried::Done);
+        if let Some(lease) = self.own(&home, &at, key)? {
+            if !matches!(lease.verify()?, Renewal::Extended(_))
+                && let Some(holder) = lease.look(|record| record.holder(now, true))
+            {
+                return Ok(Tried::Lost(holder));
+            }
+            if let Some(answer) = lease.edit(apply) {
+                return answer?.map(Tried::Done);
+            }
         }
         match at.bind().map_err(|error| refused("take", key, &at, &error))? {
             Bound::Taken => Ok(Tried::Taken),
@@ -388,6 +392,7 @@ impl Shared {
         loop {
             let in_other_hands = match self.try_change(key, &change)? {
                 Tried::Done(made) => return Ok(Change::Made(made)),
+                Tried::Lost(holder) => return Ok(Change::Busy(holder)),
                 tried => matches!(tried, Tried::InOtherHands),
             };
             let (shared, asked) = (Arc::clone(self), key.clone());

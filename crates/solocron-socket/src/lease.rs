@@ -137,21 +137,6 @@ impl Lease {
         }
     }
 
-    /// Ends a lease that [`verify`](Self::verify) found lost.
-    pub(crate) fn lose(&self, why: Lost) {
-        if !self.home.is_mine() {
-            return;
-        }
-        let mut state = self.state();
-        if let State::Held(kept) = &*state {
-            let mark = kept.record.last().map(|last| last.mark);
-            *state = State::Over { answer: Released::NotOwner { mark }, why };
-            self.door.close();
-            drop(state);
-            self.home.leave(&self.at, self.entry);
-        }
-    }
-
     /// Whether the lease still holds.
     pub(crate) fn verify(&self) -> Result<Renewal, BackendError> {
         if !self.home.is_mine() {

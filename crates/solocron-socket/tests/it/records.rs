@@ -1,11 +1,11 @@
 //! A record is in one hand at a time, whatever its lock stands on.
 
 use solocron::Kind;
-use solocron::lock::{LockBackend, Mark, MarkAfter, Released, Reply};
+use solocron::lock::{LockBackend, Lost, Mark, MarkAfter, Released, Renewal, Reply};
 use solocron_socket::SocketBackend;
 
 use crate::child::{says, start};
-use crate::{Place, attempt, claim, enroll, free_port, key, now, plain, win};
+use crate::{Place, attempt, claim, enroll, free_port, key, now, plain, sent, win};
 
 /// A tick that is due.
 async fn due(backend: &SocketBackend) -> Mark {
@@ -86,5 +86,42 @@ async fn processes_of_one_namespace_with_different_state_directories_are_told_so
         }
         let same = attempt(&place.open(), &plain("a")).await.unwrap();
         assert!(matches!(same, Reply::Busy { .. }), "{same:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_lock_whose_record_is_deleted_or_replaced_stays_taken_until_its_lease_is_over() {
+    let place = Place::new().with_state();
+    let backend = place.open();
+    for replace in [false, true] {
+        let request = plain("a");
+        let grant = win(&backend, &request).await;
+        let path = backend.state_path(&key("a")).unwrap();
+        if replace {
+            std::fs::copy(&path, path.with_extension("copy")).unwrap();
+            std::fs::rename(path.with_extension("copy"), &path).unwrap();
+        } else {
+            std::fs::remove_file(&path).unwrap();
+        }
+        for request in [&plain("a"), &request] {
+            let busy = attempt(&place.open(), request).await.unwrap();
+            assert!(matches!(busy, Reply::Busy { holder: Some(_) }), "{busy:?}");
+        }
+        let error = place.open().set_note(&key("a"), 0, b"").await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+        let mut other = start(&place, "try", "a");
+        let said = says(&mut other);
+        assert!(said.starts_with("Busy"), "{said}");
+        let found = backend.renew(&[&grant.lease], sent()).await.remove(0).unwrap();
+        assert_eq!(found, Renewal::NotOwner(Lost::FileReplaced));
+        let fence = grant.fence;
+        if replace {
+            let released = backend.release(&grant.lease, MarkAfter::Done).await.unwrap();
+            assert!(matches!(released, Released::NotOwner { .. }), "{released:?}");
+        } else {
+            drop(grant);
+        }
+        let next = win(&place.open(), &plain("a")).await;
+        assert!(next.fence > fence, "the clock goes on where the record does not");
     }
 }
