@@ -17,9 +17,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use solocron::jiff::Timestamp;
 use solocron::lock::{
-    Capabilities, Enrolled, Enrolment, Epoch, Fencing, Holder, Keeper, KeyRecord, LockBackend,
-    LockKey, Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request, Scope, Verdict,
-    Watch,
+    Capabilities, Enrolled, Enrolment, Epoch, Fencing, Grant, Holder, Keeper, KeyRecord,
+    LockBackend, LockKey, Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request,
+    Scope, Verdict, Watch,
 };
 use solocron::{BackendError, Kind, LeaseInstant};
 use tokio::sync::oneshot;
@@ -62,6 +62,9 @@ enum Tried<T> {
     /// The address was free, and the record's file is somebody else's: held through another address, or by a process that is dying.
     InOtherHands,
 }
+
+/// What is in hand when a lock is granted.
+type Granted = (Keeper, Option<DirId>, Kept, Grant<()>);
 
 /// What comes of a change that needs the key in hand.
 enum Change<T> {
@@ -242,30 +245,13 @@ impl Shared {
         request: &Request,
         now: Timestamp,
     ) -> Result<Tried<Reply<SocketLease>>, BackendError> {
-        // Only a plain lock makes a file: a key that was never enrolled grants no claim.
-        let mut kept = match self.load(home, at, &request.key, request.claim.is_none(), now) {
-            Ok(Some(kept)) => kept,
-            Ok(None) => {
+        let (keeper, state, kept, grant) = match self.grant(home, at, request, now) {
+            Ok(Ok(granted)) => granted,
+            Ok(Err(tried)) => {
                 listener.close();
-                return Ok(Tried::InOtherHands);
+                return Ok(tried);
             }
             Err(error) => {
-                listener.close();
-                return Err(error);
-            }
-        };
-        // Whoever is on record as a holder let go of the address: it is dead, or its reply was lost and this is the same nonce again.
-        let reply = kept.record.acquire(request, now, false, None, || ());
-        let Ok(Reply::Won(grant)) = reply else {
-            drop(kept);
-            listener.close();
-            let reply = reply.map(|reply| reply.map(|()| unreachable!("it is not won")));
-            return reply.map(Tried::Done);
-        };
-        let state = match self.dir() {
-            Ok(state) => state,
-            Err(error) => {
-                drop(kept);
                 listener.close();
                 return Err(error);
             }
@@ -283,8 +269,31 @@ impl Shared {
         let door = Door::new(listener, &banner, home.guests.clone());
         let lease = Lease::new(home, at, request.nonce, banner, &door, kept);
         lease.save()?;
-        door.open().map_err(|error| refused("start a thread for", &request.key, at, &error))?;
+        door.open(&keeper);
         Ok(Tried::Done(Reply::Won(grant.map(|()| SocketLease(lease)))))
+    }
+
+    /// What a grant needs, with nothing written yet: once the record is saved, a tick is used up, and nothing may fail any more.
+    fn grant(
+        &self,
+        home: &Home,
+        at: &Address,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Result<Granted, Tried<Reply<SocketLease>>>, BackendError> {
+        let keeper = Keeper::thread()
+            .map_err(|error| refused("start a thread for", &request.key, at, &error))?;
+        let state = self.dir()?;
+        // Only a plain lock makes a file: a key that was never enrolled grants no claim.
+        let create = request.claim.is_none();
+        let Some(mut kept) = self.load(home, at, &request.key, create, now)? else {
+            return Ok(Err(Tried::InOtherHands));
+        };
+        // Whoever is on record as a holder let go of the address: it is dead, or its reply was lost and this is the same nonce again.
+        Ok(match kept.record.acquire(request, now, false, None, || ())? {
+            Reply::Won(grant) => Ok((keeper, state, kept, grant)),
+            denied => Err(Tried::Done(denied.map(|()| unreachable!("it is not won")))),
+        })
     }
 
     /// Somebody holds the key. What is on record may be of a moment ago.

@@ -105,9 +105,9 @@ impl Door {
     }
 
     /// Lets people in, on the keeper's thread.
-    pub(crate) fn open(self: &Arc<Self>) -> io::Result<()> {
+    pub(crate) fn open(self: &Arc<Self>, keeper: &Keeper) {
         let door = Arc::clone(self);
-        Keeper::thread()?.spawn(async move {
+        keeper.spawn(async move {
             match door.begin() {
                 Ok(true) => door.serve().await,
                 Ok(false) => {}
@@ -116,7 +116,6 @@ impl Door {
                 }
             }
         });
-        Ok(())
     }
 
     /// False where it is closed already. The first descriptor is kept until the second one works: to drop it is to free the lock.

@@ -125,3 +125,15 @@ async fn a_lock_whose_record_is_deleted_or_replaced_stays_taken_until_its_lease_
         assert!(next.fence > fence, "the clock goes on where the record does not");
     }
 }
+
+#[tokio::test]
+async fn a_claim_for_which_there_is_no_thread_is_not_used_up() {
+    let place = Place::new().with_state();
+    let tick = due(&place.open()).await;
+    let part = format!("claim-without-a-thread {}", tick.as_millis());
+    let mut process = start(&place, &part, "a");
+    let said = says(&mut process);
+    assert!(said.starts_with("Unavailable") && said.contains("too many open files"), "{said}");
+    let said = says(&mut process);
+    assert!(said.starts_with("Ok(Won"), "{said}");
+}
