@@ -21,7 +21,7 @@ pub(crate) enum Found {
     Nobody,
     /// Somebody listens and hung up without a word: a holder that gives up its lock, or has just lost the race for it.
     HungUp(Option<Peer>),
-    /// This holder; the connection ends with its lease.
+    /// This holder; the connection ends with its lease, or at once where the holder says that it is full.
     Holder(Banner, Stream),
     /// A process of ours that is stopped, and so holds what it held. The connection ends with it.
     Stopped(Stream),

@@ -31,7 +31,7 @@ use crate::banner::Banner;
 use crate::config::SocketBuilder;
 use crate::door::Door;
 use crate::error::{
-    self, another_directory, another_lock, in_use, nobody, not_ours, refused, stranger,
+    self, another_directory, another_lock, hung_up, in_use, nobody, not_ours, refused,
 };
 use crate::home::Home;
 use crate::lease::{Lease, SocketLease};
@@ -265,6 +265,7 @@ impl Shared {
             tick: request.claim.map(|claim| claim.tick),
             fence: grant.fence,
             state,
+            full: false,
         };
         let door = Door::new(listener, &banner, home.guests.clone());
         let lease = Lease::new(home, at, request.nonce, banner, &door, kept);
@@ -339,8 +340,7 @@ impl Shared {
                     return Err(self.stuck(&request.key, &at, in_other_hands));
                 }
                 Found::HungUp(peer) if turn.is_over() => {
-                    let how = "it hangs up without a word";
-                    return Err(stranger(&request.key, &at, peer, how));
+                    return Err(hung_up(&request.key, &at, peer));
                 }
                 Found::Nobody | Found::HungUp(_) => turn.wait().await,
             }
@@ -421,7 +421,10 @@ impl Shared {
                     return Ok(Change::Busy(Some(banner.holder())));
                 }
                 Found::Stopped(_) => return Ok(Change::Busy(None)),
-                Found::Nobody | Found::HungUp(_) if turn.is_over() => {
+                Found::HungUp(peer) if turn.is_over() => {
+                    return Err(hung_up(key, &self.address(key)?, peer));
+                }
+                Found::Nobody if turn.is_over() => {
                     return Err(self.stuck(key, &self.address(key)?, in_other_hands));
                 }
                 Found::Nobody | Found::HungUp(_) => {}

@@ -31,19 +31,22 @@ pub(crate) struct Banner {
     pub(crate) fence: Fence,
     /// Where the record is kept, if it is.
     pub(crate) state: Option<DirId>,
+    /// There is no room: whoever is told so is not kept until the lock is free.
+    pub(crate) full: bool,
 }
 
 impl Banner {
     /// The line, with its end.
     pub(crate) fn line(&self) -> String {
-        let Self { namespace, key, node, pid, since, tick, fence, state } = self;
+        let Self { namespace, key, node, pid, since, tick, fence, state, full } = self;
         let (key, node) = (escaped(key.as_str()), escaped(node.as_str()));
         let since = since.as_microsecond();
         let tick = tick.map_or_else(|| "-".to_owned(), |tick| tick.as_millis().to_string());
         let state =
             state.map_or_else(|| "-".to_owned(), |DirId { dev, ino }| format!("{dev}:{ino}"));
+        let full = if *full { " full=yes" } else { "" };
         format!(
-            "{MAGIC} namespace={namespace} key={key} node={node} pid={pid} since={since} tick={tick} fence={fence} state={state}\n"
+            "{MAGIC} namespace={namespace} key={key} node={node} pid={pid} since={since} tick={tick} fence={fence} state={state}{full}\n"
         )
     }
 
@@ -76,6 +79,7 @@ impl Banner {
             tick,
             fence: Fence::new(field("fence")?.parse().ok()?),
             state,
+            full: field("full").is_some(),
         })
     }
 
@@ -125,7 +129,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_is_said_is_understood(key in ".{1,300}", node in ".{0,40}", tick in proptest::option::of(any::<i64>()),
-            state in proptest::option::of((any::<u64>(), any::<u64>()))
+            state in proptest::option::of((any::<u64>(), any::<u64>())), full: bool
         ) {
             let banner = Banner {
                 namespace: "billing".to_owned(),
@@ -136,6 +140,7 @@ mod tests {
                 tick: tick.map(Mark::from_millis),
                 fence: Fence::new(7),
                 state: state.map(|(dev, ino)| DirId { dev, ino }),
+                full,
             };
             let line = banner.line();
             prop_assert!(line.len() <= LONGEST && line.matches('\n').count() == 1);

@@ -28,7 +28,7 @@ use crate::stream::{Peer, Stream};
 pub(crate) struct Door {
     /// In a forked child, what the door holds is the parent's and is never dropped.
     pid: u32,
-    banner: String,
+    banner: Banner,
     state: Mutex<State>,
     closed: Notify,
     guests: Guests,
@@ -92,7 +92,7 @@ impl Door {
         let state = State { listener: Stage::Waiting(listener), waiters: HashMap::new(), next: 0 };
         Arc::new(Self {
             pid: std::process::id(),
-            banner: banner.line(),
+            banner: banner.clone(),
             state: Mutex::new(state),
             closed: Notify::new(),
             guests,
@@ -183,13 +183,16 @@ impl Door {
         if stream.peer().ok()?.is_some_and(|peer: Peer| !peer.is_trusted()) {
             return None;
         }
-        let guest = self.guests.admit()?;
+        let guest = self.guests.admit();
         let stream = Arc::new(stream);
         let mut state = self.state();
         if matches!(state.listener, Stage::Closed) {
             return None;
         }
-        stream.send(self.banner.as_bytes()).ok()?;
+        // Whoever is turned away is told who holds as well: an end without a word is that of a stranger.
+        let banner = Banner { full: guest.is_none(), ..self.banner.clone() };
+        stream.send(banner.line().as_bytes()).ok()?;
+        let guest = guest?;
         state.next += 1;
         let id = state.next;
         state.waiters.insert(id, Arc::clone(&stream));

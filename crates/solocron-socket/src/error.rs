@@ -62,6 +62,23 @@ pub(crate) fn stranger(key: &LockKey, at: &Address, peer: Option<Peer>, how: &st
     BackendError::new(Kind::Misconfigured, why)
 }
 
+/// Whoever listens hangs up without a word, for longer than a lock changes hands.
+pub(crate) fn hung_up(key: &LockKey, at: &Address, peer: Option<Peer>) -> BackendError {
+    let own = nix::unistd::geteuid();
+    match peer {
+        // Everybody trusts root, and root trusts only itself.
+        Some(peer) if peer.uid != own.as_raw() => {
+            let why = format!(
+                "{at} of {key} is taken by {peer}, and this process, of user {own}, is turned away: a holder talks to processes of \
+                 its own user and of root only; run every process of this namespace as one user, or choose another {}",
+                choice(at)
+            );
+            BackendError::new(Kind::Denied, why)
+        }
+        _ => stranger(key, at, peer, "it hangs up without a word"),
+    }
+}
+
 /// A process of another user has the name.
 pub(crate) fn foreign(key: &LockKey, at: &Address, peer: Peer) -> BackendError {
     let own = nix::unistd::geteuid();

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use crate::addr::Address;
 use crate::ask::{Found, ask};
+use crate::banner::Banner;
 #[cfg(target_os = "linux")]
 use crate::line::{Called, Place};
 
@@ -90,6 +91,8 @@ impl Wanted {
         let mut pause = Pause::default();
         loop {
             match ask(&self.at, &self.namespace, &self.key).await {
+                // There is no room for one more who waits: look again.
+                Ok(Found::Holder(Banner { full: true, .. }, _)) => sleep(pause.next()).await,
                 Ok(Found::Holder(_, stream) | Found::Stopped(stream)) => {
                     match stream.receive(&mut [0; 64]).await {
                         0 => pause = Pause::default(),

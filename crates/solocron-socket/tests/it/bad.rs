@@ -14,7 +14,7 @@ use solocron::{Error, Kind};
 use solocron_socket::SocketBackend;
 use solocron_testkit::fleet::{Member, as_child, reply, this_test};
 
-use crate::child::{kill, says, start};
+use crate::child::{command, kill, says, start};
 use crate::{PATIENCE, Place, attempt, free_port, key, plain, skip, win};
 
 /// What a stranger does with whoever connects.
@@ -132,6 +132,22 @@ fn as_nobody(name: &str, command: &Command) -> io::Result<(Member, tempfile::Tem
         copied.env(name, value.unwrap());
     }
     Member::start(name, copied).map(|member| (member, path))
+}
+
+#[tokio::test]
+async fn a_user_whom_a_holder_of_root_turns_away_is_told_so() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("only root can start a process of another user");
+    }
+    let place = Place::new();
+    let _held = win(&place.open(), &plain("a")).await;
+    let (mut asker, _program) = match as_nobody("asker", &command(&place, "try", "a")) {
+        Ok(asker) => asker,
+        Err(error) => return skip(&format!("cannot start a process of another user: {error}")),
+    };
+    let said = says(&mut asker);
+    assert!(said.starts_with("Denied") && said.contains("turned away"), "{said}");
+    assert!(said.contains("of user 0") && said.contains("as one user"), "{said}");
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ async fn a_guest_that_never_stops_talking_is_hung_up_on_and_delays_no_lease() {
 }
 
 #[tokio::test]
-async fn guests_get_a_quarter_of_the_descriptors() {
+async fn guests_get_a_quarter_of_the_descriptors_and_the_others_are_told_who_holds() {
     let place = Place::new();
     let mut holder = start(&place, "hold 64", "a");
     says(&mut holder);
@@ -59,8 +59,11 @@ async fn guests_get_a_quarter_of_the_descriptors() {
             (guest, said)
         })
         .collect();
-    let kept = guests.iter().filter(|(_, said)| said.contains(" key=a ")).count();
+    assert!(guests.iter().all(|(_, said)| said.contains(" key=a ")), "{guests:?}");
+    let kept = guests.iter().filter(|(_, said)| !said.contains(" full=")).count();
     assert_eq!(kept, 16);
+    let busy = attempt(&place.open(), &plain("a")).await;
+    assert!(matches!(busy, Ok(Reply::Busy { holder: Some(_) })), "{busy:?}");
     holder.send("release").unwrap();
     assert_eq!(says(&mut holder), "released");
 }
