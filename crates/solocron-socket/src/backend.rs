@@ -3,7 +3,7 @@
 //! ```text
 //!   acquire   held in this process? ──► its record answers: the same lease for the same nonce, else Stale or Busy
 //!             claim settled on record? ──► Stale, without the lock
-//!             bind and listen ── in use ──► ask whoever listens (keeper thread)
+//!             bind and listen ── in use ──► ask whoever listens (that alone on the keeper's thread)
 //!              │ mine                        ├─ a holder of this key ──► Stale or Busy
 //!              │                             ├─ nobody, any more ──► again
 //!              │                             └─ anybody else ──► error
@@ -26,18 +26,16 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::addr::{Address, Bound, Listener};
-use crate::ask::{Found, ask, holder_at};
+use crate::ask::{Found, Other, ask, holder_at};
 use crate::banner::Banner;
 use crate::config::SocketBuilder;
 use crate::door::Door;
-use crate::error::{
-    self, another_directory, another_lock, hung_up, in_use, nobody, not_ours, refused,
-};
+use crate::error::{self, another_directory, another_lock, in_use, not_ours, refused};
 use crate::home::Home;
 use crate::lease::{Lease, SocketLease};
 use crate::ports::Ports;
 use crate::state::{DirId, Kept, StateDir};
-use crate::watch::{Pause, SocketWatch, Wanted};
+use crate::watch::{SocketWatch, Wanted};
 
 /// Locks on abstract unix sockets, or on ports of 127.0.0.1. Clones share them, and so do all processes of this network namespace that
 /// use the same namespace.
@@ -65,6 +63,22 @@ enum Tried<T> {
 
 /// What is in hand when a lock is granted.
 type Granted = (Keeper, Option<DirId>, Kept, Grant<()>);
+
+/// A holder that was asked.
+enum Holds {
+    Named(Holder),
+    /// It cannot say who it is.
+    Stopped,
+}
+
+impl Holds {
+    fn named(self) -> Option<Holder> {
+        match self {
+            Self::Named(holder) => Some(holder),
+            Self::Stopped => None,
+        }
+    }
+}
 
 /// What comes of a change that needs the key in hand.
 enum Change<T> {
@@ -177,14 +191,6 @@ impl Shared {
     fn agrees(&self, key: &LockKey, at: &Address, holder: &Banner) -> Result<(), BackendError> {
         let own = self.dir()?;
         if holder.state == own { Ok(()) } else { Err(another_directory(key, at, holder, own)) }
-    }
-
-    /// An address that nobody has, or a record that somebody has, for longer than a lock changes hands.
-    fn stuck(&self, key: &LockKey, at: &Address, in_other_hands: bool) -> BackendError {
-        match &self.state {
-            Some(state) if in_other_hands => error::in_other_hands(key, at, &state.path(key)),
-            _ => nobody(key, at),
-        }
     }
 
     /// This process's lease on a key. One whose file was deleted or replaced is lost, and keeps the lock until its guard is gone.
@@ -321,34 +327,69 @@ impl Shared {
         }
     }
 
-    /// Asks and tries until the answer is certain. On the keeper's thread.
+    /// Asks and tries until the answer is certain. Only the asking is done on the keeper's thread: records are files.
     async fn contend(
-        &self,
+        self: &Arc<Self>,
         request: &Request,
         mut in_other_hands: bool,
     ) -> Result<Reply<SocketLease>, BackendError> {
         let at = self.address(&request.key)?;
         let mut turn = Turn::new();
         loop {
-            match ask(&at, &self.namespace, &request.key).await? {
-                Found::Holder(banner, _) => {
-                    self.agrees(&request.key, &at, &banner)?;
-                    return self.busy(request, Some(banner.holder()), Timestamp::now());
-                }
-                Found::Stopped(_) => return self.busy(request, None, Timestamp::now()),
-                Found::Nobody if turn.is_over() => {
-                    return Err(self.stuck(&request.key, &at, in_other_hands));
-                }
-                Found::HungUp(peer) if turn.is_over() => {
-                    return Err(hung_up(&request.key, &at, peer));
-                }
-                Found::Nobody | Found::HungUp(_) => turn.wait().await,
+            if let Some(holder) = self.ask(&request.key, &at, &mut turn, in_other_hands).await? {
+                return self.busy(request, holder.named(), Timestamp::now());
             }
             match self.attempt(request, Timestamp::now())? {
                 Tried::Done(reply) => return Ok(reply),
                 tried => in_other_hands = matches!(tried, Tried::InOtherHands),
             }
         }
+    }
+
+    /// Who holds the lock of an address that is in use. `None`, after a pause: nobody, it is changing hands.
+    async fn ask(
+        self: &Arc<Self>,
+        key: &LockKey,
+        at: &Address,
+        turn: &mut Turn,
+        in_other_hands: bool,
+    ) -> Result<Option<Holds>, BackendError> {
+        let over = turn.is_over();
+        let (shared, asked, address, mut turned) =
+            (Arc::clone(self), key.clone(), at.clone(), *turn);
+        let found = on_keeper(async move {
+            let found = ask(&address, &shared.namespace, &asked).await?;
+            if !over && matches!(found, Found::Nobody | Found::HungUp(_)) {
+                turned.wait().await;
+            }
+            Ok((found, turned))
+        });
+        let (found, turned) = found.await?;
+        *turn = turned;
+        let other = match found {
+            Found::Holder(banner, _) => {
+                self.agrees(key, at, &banner)?;
+                return Ok(Some(Holds::Named(banner.holder())));
+            }
+            Found::Stopped(_) => return Ok(Some(Holds::Stopped)),
+            Found::Nobody | Found::HungUp(_) if !over => return Ok(None),
+            Found::Nobody => match &self.state {
+                Some(state) if in_other_hands => {
+                    return Err(error::in_other_hands(key, at, &state.path(key)));
+                }
+                _ => Other::Nobody,
+            },
+            Found::HungUp(peer) => Other::HangsUp(peer),
+            Found::Other(other) => other,
+        };
+        let (shared, key, at) = (Arc::clone(self), key.clone(), at.clone());
+        let named = on_keeper(async move {
+            // It looks through all of /proc.
+            let name = move || other.error(&key, &shared.namespace, &at);
+            let named = tokio::task::spawn_blocking(name).await;
+            named.map_err(|error| BackendError::new(Kind::Unavailable, error))
+        });
+        Err(named.await.unwrap_or_else(|error| error))
     }
 
     fn try_change<T>(
@@ -396,38 +437,16 @@ impl Shared {
         key: &LockKey,
         change: impl Fn(&mut KeyRecord, Timestamp) -> Result<(T, bool), BackendError>,
     ) -> Result<Change<T>, BackendError> {
-        let turn = Turn::new();
-        let mut pause = Pause::default();
+        let at = self.address(key)?;
+        let mut turn = Turn::new();
         loop {
             let in_other_hands = match self.try_change(key, &change)? {
                 Tried::Done(made) => return Ok(Change::Made(made)),
                 Tried::Lost(holder) => return Ok(Change::Busy(holder)),
                 tried => matches!(tried, Tried::InOtherHands),
             };
-            let (shared, asked) = (Arc::clone(self), key.clone());
-            let found = on_keeper(async move {
-                let at = shared.address(&asked)?;
-                let found = ask(&at, &shared.namespace, &asked).await?;
-                if !matches!(found, Found::Holder(..) | Found::Stopped(_)) {
-                    sleep(pause.next()).await;
-                }
-                Ok((found, pause))
-            });
-            let (found, paused) = found.await?;
-            pause = paused;
-            match found {
-                Found::Holder(banner, _) => {
-                    self.agrees(key, &self.address(key)?, &banner)?;
-                    return Ok(Change::Busy(Some(banner.holder())));
-                }
-                Found::Stopped(_) => return Ok(Change::Busy(None)),
-                Found::HungUp(peer) if turn.is_over() => {
-                    return Err(hung_up(key, &self.address(key)?, peer));
-                }
-                Found::Nobody if turn.is_over() => {
-                    return Err(self.stuck(key, &self.address(key)?, in_other_hands));
-                }
-                Found::Nobody | Found::HungUp(_) => {}
+            if let Some(holder) = self.ask(key, &at, &mut turn, in_other_hands).await? {
+                return Ok(Change::Busy(holder.named()));
             }
         }
     }
@@ -541,6 +560,7 @@ impl Shared {
 }
 
 /// How long an address may be in use without anybody who says why: it changes hands, or a dying process has not closed it yet.
+#[derive(Debug, Clone, Copy)]
 struct Turn {
     until: std::time::Instant,
     waits: u32,
@@ -581,12 +601,11 @@ async fn on_keeper<T: Send + 'static>(
             () = tell.closed() => return,
             answer = work => answer,
         };
-        // An answer that nobody waits for is dropped, and a lease in it frees its lock.
         let _ = tell.send(answer);
     });
     told.await.unwrap_or_else(|_| {
         let why = "the keeper's thread dropped a request";
-        Err(BackendError::new(Kind::Unavailable, why).effect_unknown())
+        Err(BackendError::new(Kind::Unavailable, why))
     })
 }
 
@@ -633,9 +652,7 @@ impl LockBackend for SocketBackend {
         let mut asked = Vec::with_capacity(contended.len());
         for (at, in_other_hands) in contended.iter().copied() {
             let (shared, request) = (Arc::clone(&self.0), requests[at].clone());
-            asked.push(Box::pin(on_keeper(async move {
-                shared.contend(&request, in_other_hands).await
-            })));
+            asked.push(Box::pin(async move { shared.contend(&request, in_other_hands).await }));
         }
         for ((at, _), answer) in contended.into_iter().zip(join(asked).await) {
             replies[at] = answer;

@@ -103,7 +103,7 @@ impl Wanted {
                 // Free, or about to be. The core makes a pause where that is said too often.
                 Ok(Found::Nobody | Found::HungUp(_)) => {}
                 // It is the attempt that says what is wrong.
-                Err(_) => sleep(pause.next()).await,
+                Ok(Found::Other(_)) | Err(_) => sleep(pause.next()).await,
             }
             calls.tell().await;
         }
@@ -133,10 +133,10 @@ async fn lined_up(line: &str, calls: &Calls) -> Option<Place> {
 
 /// 1 ms doubling to 100 ms, each up to a half longer.
 #[derive(Debug, Default)]
-pub(crate) struct Pause(u32);
+struct Pause(u32);
 
 impl Pause {
-    pub(crate) fn next(&mut self) -> Duration {
+    fn next(&mut self) -> Duration {
         let step = Duration::from_millis(100.min(1 << self.0));
         self.0 = (self.0 + 1).min(7);
         step + random(step / 2)
