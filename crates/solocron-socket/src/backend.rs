@@ -317,10 +317,16 @@ impl Shared {
                 Some(_) => Verdict::NotEnrolled.denied(now),
             };
         };
-        let Some((seen, _)) = state.peek(&request.key, now)?.filter(|(seen, _)| !seen.damaged)
-        else {
-            return Ok(busy());
+        let Some((seen, _)) = state.peek(&request.key, now)? else {
+            // Whatever its holder once wrote is gone, or it has not written anything yet.
+            return match request.claim {
+                None => Ok(busy()),
+                Some(_) => Verdict::NotEnrolled.denied(now),
+            };
         };
+        if seen.damaged {
+            return Ok(busy());
+        }
         match seen.record.judge(request, now, true) {
             Verdict::Behind { .. } | Verdict::Grant | Verdict::Again(_) => Ok(busy()),
             verdict => verdict.denied(now),
