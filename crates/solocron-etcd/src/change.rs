@@ -120,9 +120,7 @@ impl Home {
         after: MarkAfter,
     ) -> Result<Released, BackendError> {
         let names = self.names(key);
-        if let Some(lease) = self.ledger.lease(nonce) {
-            lease.going();
-        }
+        // Where this process holds it, the deletion of its key is a loss, whoever hears of it first: the answer may be lost.
         let known = self.remembered(&names);
         let released = self
             .change(key, &names, known, |record, lock| {

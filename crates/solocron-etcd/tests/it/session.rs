@@ -173,6 +173,21 @@ async fn a_key_that_is_deleted_while_nobody_watches_is_a_loss_as_soon_as_somebod
 }
 
 #[tokio::test]
+async fn a_force_release_of_ones_own_lock_is_a_loss_although_its_answer_was_lost() {
+    let store = Store::alone();
+    let backend = store.connect();
+    let request = plain("lock", LONG);
+    let grant = win(&backend, &request).await;
+    store.proxy.drop_reply();
+    let revoked = backend.revoke(&key("lock"), request.nonce, MarkAfter::Undo).await;
+    assert_eq!(revoked.unwrap_err().effect(), solocron::Effect::Unknown);
+    assert!(!store.is_held(&key("lock")));
+    assert_eq!(soon("the news", backend.lost(&grant.lease)).await, Lost::ForceReleased);
+    let renewed = backend.renew(&[&grant.lease], now()).await.remove(0);
+    assert!(matches!(renewed, Ok(solocron::lock::Renewal::NotOwner(_))), "{renewed:?}");
+}
+
+#[tokio::test]
 async fn a_watch_outlives_a_compaction() {
     let store = Store::alone();
     let (a, b) = (store.connect(), store.connect());
