@@ -93,7 +93,7 @@ impl Home {
         };
         let mut writes = vec![Write::PutLock { value: tag.to_bytes(), lease: session.id }];
         if request.claim.is_some() {
-            writes.push(Write::PutState(record.to_bytes()));
+            writes.push(Write::PutState { value: record.to_bytes(), lease: 0 });
         }
         let guarded = Guarded {
             lock: &names.lock,

@@ -26,7 +26,7 @@ use crate::session::Session;
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// Nobody revokes for longer than the core does; after that, the connection is long gone.
-const DOUBTED_FOR: Duration = Duration::from_secs(700);
+pub(crate) const DOUBTED_FOR: Duration = Duration::from_secs(700);
 
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(Mutex<Book>);

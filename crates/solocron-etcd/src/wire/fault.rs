@@ -38,7 +38,7 @@ impl Fault {
     }
 
     /// The same fault of a call that was never sent.
-    pub(super) fn without_effect(self) -> Self {
+    pub(crate) fn without_effect(self) -> Self {
         if self.error.effect() == Effect::None {
             return self;
         }

@@ -75,9 +75,16 @@ pub(crate) struct Guarded<'a> {
 /// A change of one of the two keys.
 #[derive(Debug, Clone)]
 pub(crate) enum Write {
-    PutLock { value: Vec<u8>, lease: i64 },
+    PutLock {
+        value: Vec<u8>,
+        lease: i64,
+    },
     DeleteLock,
-    PutState(Vec<u8>),
+    /// `lease`: it ends with this one; 0: it stays.
+    PutState {
+        value: Vec<u8>,
+        lease: i64,
+    },
 }
 
 /// What became of a transaction.
@@ -165,7 +172,11 @@ impl Wire {
                     TxnOp::put(lock, value.clone(), Some(bound))
                 }
                 Write::DeleteLock => TxnOp::delete(lock, None),
-                Write::PutState(value) => TxnOp::put(state, value.clone(), None),
+                Write::PutState { value, lease: 0 } => TxnOp::put(state, value.clone(), None),
+                Write::PutState { value, lease } => {
+                    let bound = PutOptions::new().with_lease(*lease);
+                    TxnOp::put(state, value.clone(), Some(bound))
+                }
             })
             .collect();
         let txn = Txn::new().when(when).and_then(then).or_else(look_at(lock, state));

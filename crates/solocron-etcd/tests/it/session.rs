@@ -178,6 +178,9 @@ async fn a_force_release_of_ones_own_lock_is_a_loss_although_its_answer_was_lost
     let backend = store.connect();
     let request = plain("lock", LONG);
     let grant = win(&backend, &request).await;
+    // The first one of a process also makes a lease.
+    let another = solocron::lock::Nonce::random();
+    backend.revoke(&key("another"), another, MarkAfter::Undo).await.unwrap();
     store.proxy.drop_reply();
     let revoked = backend.revoke(&key("lock"), request.nonce, MarkAfter::Undo).await;
     assert_eq!(revoked.unwrap_err().effect(), solocron::Effect::Unknown);
@@ -250,6 +253,40 @@ async fn a_put_that_arrives_late_on_the_living_session_is_taken_back() {
         backend.renew(&[&warm.lease], now()).await.remove(0),
         Ok(solocron::lock::Renewal::Extended(_))
     ));
+}
+
+#[tokio::test]
+async fn what_only_refuses_a_nonce_ends_by_itself_and_what_remembers_does_not() {
+    let store = Store::alone();
+    let backend = store.connect();
+    let revoke = |name| {
+        let (backend, key) = (backend.clone(), key(name));
+        let nonce = solocron::lock::Nonce::random();
+        async move { backend.revoke(&key, nonce, MarkAfter::Undo).await.unwrap() }
+    };
+    let state = |name| store.state_key(&key(name));
+    revoke("one").await;
+    revoke("two").await;
+    let lease = store.lease_of(&state("one")).expect("it ends");
+    assert_eq!(store.lease_of(&state("two")).as_ref(), Some(&lease), "one lease for many");
+    // Whatever is remembered stays, whether that came earlier or later.
+    due_tick(&backend, "job").await;
+    for name in ["one", "job"] {
+        due_tick(&backend, name).await;
+        revoke(name).await;
+        assert_eq!(store.lease_of(&state(name)), None, "{name}");
+    }
+    backend.set_note(&key("noted"), 0, b"note").await.unwrap();
+    revoke("noted").await;
+    assert_eq!(store.lease_of(&state("noted")), None);
+    // Once it has ended, there is another.
+    store.revoke_lease(&lease);
+    revoke("two").await;
+    let next = store.lease_of(&state("two")).expect("it ends");
+    assert_ne!(next, lease);
+    assert_eq!(store.lease_of(&state("one")), None, "and what is remembered is still there");
+    let granted = win(&backend, &plain("two", LONG)).await;
+    backend.release(&granted.lease, MarkAfter::Done).await.unwrap();
 }
 
 #[tokio::test]
