@@ -30,7 +30,7 @@ use futures_util::future::BoxFuture;
 use solocron::lock::Keeper;
 use tokio::sync::watch;
 
-pub(crate) use self::fault::Fault;
+pub(crate) use self::fault::{Fault, without_effect};
 use self::member::Member;
 pub(crate) use self::stream::{Beat, Deleted};
 use crate::config::Config;
