@@ -294,11 +294,20 @@ impl Wire {
         repeatable: bool,
         make: impl Fn(Client) -> Call<'a, T>,
     ) -> Result<T, Fault> {
+        self.call_at(repeatable, make).await.map(|(_, answer)| answer)
+    }
+
+    /// The same, and who answered: while a call is under way, another may have moved on.
+    async fn call_at<'a, T>(
+        &self,
+        repeatable: bool,
+        make: impl Fn(Client) -> Call<'a, T>,
+    ) -> Result<(At, T), Fault> {
         let mut tried = 0;
         loop {
             let at = *self.at.borrow();
             let fault = match self.once(at, &make).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return Ok((at, answer)),
                 Err(fault) => fault,
             };
             tried += 1;
