@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nix::libc::rlim_t;
 use nix::sys::resource::{Resource, getrlimit};
 
 /// The guests of one process.
@@ -29,9 +30,9 @@ impl Drop for Guest {
 
 /// A quarter of the descriptors that this process may have now, and never more than 4096.
 fn most() -> usize {
-    const MOST: u64 = 4096;
-    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(soft, _)| soft as u64);
-    (soft / 4).min(MOST) as usize
+    const MOST: rlim_t = 4096;
+    let quarter = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(soft, _)| soft / 4);
+    usize::try_from(quarter.min(MOST)).unwrap_or_default()
 }
 
 #[cfg(test)]
