@@ -44,7 +44,7 @@ async fn run(home: &Arc<Home>, session: &Arc<Session>) -> Lost {
         let living = home.ledger.living(session);
         if !living.is_empty() {
             used = now;
-        } else if now.saturating_since(used) >= IDLE.max(session.lives) {
+        } else if now.saturating_since(used) >= IDLE.max(session.lives) && home.retire(session) {
             return Lost::Expired;
         }
         let ends = give_up_unrenewed(home, living, now);
@@ -130,11 +130,11 @@ pub(crate) async fn audit(home: Arc<Home>, session: Arc<Session>) {
     }
 }
 
-/// Takes back what turned up under a nonce that this process neither holds nor asks for.
+/// Takes back what turned up under a nonce that nobody here may still want.
 async fn take_back(home: &Arc<Home>, lock_key: &[u8]) -> Result<(), BackendError> {
     let kept = home.wire.list(lock_key).await?;
     for (key, nonce) in kept.iter().filter_map(|kept| named(&kept.value)) {
-        if home.keys.lock(&key) == lock_key && !home.ledger.knows(nonce) {
+        if home.keys.lock(&key) == lock_key && !home.ledger.may_want(nonce) {
             orphan(&key, nonce);
             home.revoke(&key, nonce, MarkAfter::Undo).await?;
         }

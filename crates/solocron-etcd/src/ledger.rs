@@ -8,7 +8,7 @@
 //! ```
 //!
 //! While a nonce is in doubt its put may still arrive, and would ride on the living session: the session is then audited with each
-//! beat, and what turns up under a nonce that is neither held nor asked for is taken back.
+//! beat, and what turns up under a nonce that nobody may still want is taken back.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +26,9 @@ const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// Nobody revokes for longer than the core does; after that, the connection is long gone.
 const DOUBTED_FOR: Duration = Duration::from_secs(700);
 
+/// Whoever got no answer may send the same nonce again, and shall find what it won.
+const RESENT_WITHIN: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(Mutex<Book>);
 
@@ -37,6 +40,7 @@ struct Book {
     over: HashMap<Nonce, LeaseInstant>,
     /// Who holds a lock key.
     holds: HashMap<Vec<u8>, Nonce>,
+    /// Since when.
     doubts: HashMap<Nonce, LeaseInstant>,
     tidied: LeaseInstant,
 }
@@ -108,10 +112,19 @@ impl Ledger {
         self.book().held.get(&nonce).cloned()
     }
 
-    /// Whether an acquisition with this nonce is under way, or has won.
-    pub(crate) fn knows(&self, nonce: Nonce) -> bool {
+    /// Whether somebody here may still want what this nonce has won.
+    pub(crate) fn may_want(&self, nonce: Nonce) -> bool {
         let book = self.book();
-        book.asked.contains_key(&nonce) || book.held.contains_key(&nonce)
+        let young =
+            |since: &LeaseInstant| SystemClock.lease_now().saturating_since(*since) < RESENT_WITHIN;
+        book.asked.contains_key(&nonce)
+            || book.held.contains_key(&nonce)
+            || book.doubts.get(&nonce).is_some_and(young)
+    }
+
+    /// Whether any acquisition is under way.
+    pub(crate) fn is_asking(&self) -> bool {
+        !self.book().asked.is_empty()
     }
 
     /// Whether somebody here holds this lock key.
@@ -165,7 +178,7 @@ impl Ledger {
     pub(crate) fn in_doubt(&self) -> bool {
         let mut book = self.book();
         let now = SystemClock.lease_now();
-        book.doubts.retain(|_, until| *until > now);
+        book.doubts.retain(|_, since| now.saturating_since(*since) < DOUBTED_FOR);
         !book.doubts.is_empty()
     }
 
@@ -220,8 +233,7 @@ impl Drop for Asking<'_> {
             }
         }
         if self.sent {
-            let until = SystemClock.lease_now() + DOUBTED_FOR;
-            book.doubts.insert(self.nonce, until);
+            book.doubts.entry(self.nonce).or_insert_with(|| SystemClock.lease_now());
         }
     }
 }
@@ -244,11 +256,12 @@ mod tests {
         let ledger = Ledger::default();
         let Begun::Asking(mut asking) = ledger.begin(nonce(1), b"k") else { panic!("new") };
         asking.sent();
-        assert!(ledger.knows(nonce(1)) && !ledger.in_doubt());
+        assert!(ledger.is_asking() && !ledger.in_doubt());
         drop(asking);
-        assert!(!ledger.knows(nonce(1)) && ledger.in_doubt());
+        assert!(!ledger.is_asking() && ledger.in_doubt());
+        assert!(ledger.may_want(nonce(1)), "it may be sent again");
         ledger.revoked(nonce(1));
-        assert!(!ledger.in_doubt());
+        assert!(!ledger.in_doubt() && !ledger.may_want(nonce(1)));
         assert!(matches!(ledger.begin(nonce(1), b"k"), Begun::Over));
     }
 
