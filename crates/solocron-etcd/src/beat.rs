@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use solocron::lock::{LockKey, Lost, MarkAfter, Nonce};
+use solocron::lock::{Lost, MarkAfter};
 use solocron::{BackendError, Clock, LeaseInstant, SystemClock};
+use tokio::time::timeout;
 
 use crate::home::Home;
 use crate::keys::Tag;
 use crate::lease::Lease;
-use crate::ledger::orphan;
 use crate::session::Session;
-use crate::wire::{Beat, Guarded, Write};
+use crate::wire::{Beat, Fault, Guarded, Write};
 
 /// A session without a lock is kept for this long: making one costs a round trip, keeping one a beat now and then.
 const IDLE: Duration = Duration::from_secs(600);
@@ -50,8 +50,11 @@ async fn run(home: &Arc<Home>, session: &Arc<Session>) -> Lost {
         let ends = give_up_unrenewed(home, living, now);
         let due = retry_at.unwrap_or(session.confirmed() + session.lives / 3);
         if now >= due || session.is_wanted() {
-            let sent = SystemClock.lease_now();
-            match home.wire.beat(&mut beat).await {
+            let (sent, limit) = (SystemClock.lease_now(), session.lives / 6);
+            // However patient this process is with other requests: a session has room for some failures.
+            let beaten = timeout(limit, home.wire.beat(&mut beat)).await;
+            let beaten = beaten.unwrap_or_else(|_| Err(BackendError::timeout(limit).into()));
+            match beaten {
                 Ok(true) => {
                     session.beat_answered(sent);
                     retry_at = None;
@@ -60,9 +63,9 @@ async fn run(home: &Arc<Home>, session: &Arc<Session>) -> Lost {
                     }
                 }
                 Ok(false) => return Lost::TakenOver,
-                Err(fault) => {
-                    tracing::debug!(error = %fault.error, "no answer to a beat; trying again until the session is over");
-                    session.beat_failed(fault.error);
+                Err(Fault { error, .. }) => {
+                    tracing::debug!(%error, "no answer to a beat; trying again until the session is over");
+                    session.beat_failed(error);
                     retry_at = Some(SystemClock.lease_now() + session.lives / 20);
                 }
             }
@@ -122,7 +125,7 @@ pub(crate) async fn audit(home: Arc<Home>, session: Arc<Session>) {
     }
     for lock_key in kept {
         if lock_key.starts_with(home.keys.locks()) && !home.ledger.holds(&lock_key) {
-            let taken = take_back(&home, &lock_key).await;
+            let taken = take_back(&home, &session, &lock_key).await;
             if let Err(error) = taken {
                 tracing::debug!(%error, "could not look at a lock of this process; the next beat tries again");
             }
@@ -131,19 +134,23 @@ pub(crate) async fn audit(home: Arc<Home>, session: Arc<Session>) {
 }
 
 /// Takes back what turned up under a nonce that nobody here may still want.
-async fn take_back(home: &Arc<Home>, lock_key: &[u8]) -> Result<(), BackendError> {
-    let kept = home.wire.list(lock_key).await?;
-    for (key, nonce) in kept.iter().filter_map(|kept| named(&kept.value)) {
+async fn take_back(
+    home: &Arc<Home>,
+    session: &Session,
+    lock_key: &[u8],
+) -> Result<(), BackendError> {
+    for kept in home.wire.list(lock_key).await? {
+        // Since the session was looked at, the key may have gone to somebody else, who is not to be touched.
+        if kept.lease != session.id {
+            continue;
+        }
+        let Ok(Tag { key, nonce, .. }) = Tag::from_bytes(&kept.value) else { continue };
         if home.keys.lock(&key) == lock_key && !home.ledger.may_want(nonce) {
-            orphan(&key, nonce);
+            tracing::warn!(%key, ?nonce, "taking back a lock that this process asked for and gave up");
             home.revoke(&key, nonce, MarkAfter::Undo).await?;
         }
     }
     Ok(())
-}
-
-fn named(value: &[u8]) -> Option<(LockKey, Nonce)> {
-    Tag::from_bytes(value).ok().map(|tag| (tag.key, tag.nonce))
 }
 
 /// Takes the lease away at the server, which may have given it more time than it had here.

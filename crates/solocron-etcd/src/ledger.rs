@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use solocron::lock::{LockKey, Lost, Nonce};
+use solocron::lock::{Lost, Nonce};
 use solocron::{Clock, LeaseInstant, SystemClock};
 
 use crate::lease::{Lease, State};
@@ -236,11 +236,6 @@ impl Drop for Asking<'_> {
             book.doubts.entry(self.nonce).or_insert_with(|| SystemClock.lease_now());
         }
     }
-}
-
-/// Whose lock a key is, for a log line.
-pub(crate) fn orphan(key: &LockKey, nonce: Nonce) {
-    tracing::warn!(%key, ?nonce, "taking back a lock that this process asked for and gave up");
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@ use std::time::Duration;
 use solocron::Kind;
 use solocron::lock::{LockBackend, Lost, MarkAfter, Released, Reply};
 
+use solocron_etcd::EtcdBackend;
+
 use crate::client::{attempt, claim, due_tick, key, locks, now, plain, soon, until, win};
-use crate::store::{Store, received, sent_between};
+use crate::store::{Store, patient, received, sent_between};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -248,7 +250,7 @@ async fn a_transaction_that_arrives_after_its_revocation_is_not_carried_out() {
     store.proxy.black_hole(Direction::Up, true);
     attempt(&backend, &request).await.unwrap_err();
     // Revoked past the hanging connection.
-    let direct = solocron_etcd::EtcdBackend::builder(&store.namespace, [store.server.endpoint()]);
+    let direct = patient(EtcdBackend::builder(&store.namespace, [store.server.endpoint()]));
     let direct = direct.build().unwrap();
     direct.revoke(&key("job"), request.nonce, MarkAfter::Undo).await.unwrap();
     let revision = store.revision();
