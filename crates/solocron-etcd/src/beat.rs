@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use solocron::lock::{Lost, MarkAfter};
 use solocron::{BackendError, Clock, LeaseInstant, SystemClock};
+use tokio::time::timeout;
 
 use crate::backend::KEYS_AT_ONCE;
 use crate::home::{Home, Names};
@@ -46,14 +47,17 @@ async fn run(home: &Arc<Home>, session: &Arc<Session>) -> Lost {
         let living = home.ledger.living(session);
         if !living.is_empty() {
             used = now;
-        } else if now.saturating_since(used) >= IDLE.max(session.lives) {
+        } else if now.saturating_since(used) >= IDLE.max(session.lives) && home.retire(session) {
             return Lost::Expired;
         }
         let ends = give_up_unrenewed(home, living, now);
         let due = retry_at.unwrap_or(session.confirmed() + session.lives / 3);
         if now >= due || session.is_wanted() {
-            let sent = SystemClock.lease_now();
-            match home.wire.beat(&mut beat).await {
+            let (sent, limit) = (SystemClock.lease_now(), session.lives / 6);
+            // However patient this process is with other requests: a session has room for some failures.
+            let beaten = timeout(limit, home.wire.beat(&mut beat)).await;
+            let beaten = beaten.unwrap_or_else(|_| Err(BackendError::timeout(limit).into()));
+            match beaten {
                 Ok(true) => {
                     session.beat_answered(sent);
                     retry_at = None;
@@ -64,9 +68,9 @@ async fn run(home: &Arc<Home>, session: &Arc<Session>) -> Lost {
                     }
                 }
                 Ok(false) => return Lost::TakenOver,
-                Err(fault) => {
-                    tracing::debug!(error = %fault.error, "no answer to a beat; trying again until the session is over");
-                    session.beat_failed(fault.error);
+                Err(Fault { error, .. }) => {
+                    tracing::debug!(%error, "no answer to a beat; trying again until the session is over");
+                    session.beat_failed(error);
                     retry_at = Some(SystemClock.lease_now() + session.lives / 20);
                 }
             }

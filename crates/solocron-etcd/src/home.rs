@@ -126,6 +126,17 @@ impl Home {
         Ok(session)
     }
 
+    /// Takes a session out of use, if nobody uses it. From then on the next lock makes another.
+    pub(crate) fn retire(&self, session: &Arc<Session>) -> bool {
+        self.forget_session(session);
+        // Whoever asks is entered before it looks for a session: either it is seen here, or it finds none.
+        let used = self.ledger.is_asking() || !self.ledger.living(session).is_empty();
+        if used {
+            self.sessions().entry(session.ttl).or_insert_with(|| Arc::clone(session));
+        }
+        !used
+    }
+
     /// The session is over: the next lock makes another.
     pub(crate) fn forget_session(&self, session: &Session) {
         self.sessions().retain(|_, known| known.id != session.id);

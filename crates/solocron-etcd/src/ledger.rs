@@ -29,6 +29,9 @@ const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// Nobody revokes for longer than the core does; after that, the connection is long gone.
 pub(crate) const DOUBTED_FOR: Duration = Duration::from_secs(700);
 
+/// Whoever got no answer may send the same nonce again, and shall find what it won.
+const RESENT_WITHIN: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(Mutex<Book>);
 
@@ -39,6 +42,7 @@ struct Book {
     over: HashMap<Nonce, Over>,
     /// Who holds a lock key.
     holds: HashMap<Vec<u8>, Nonce>,
+    /// Since when.
     doubts: HashMap<Nonce, LeaseInstant>,
     tidied: LeaseInstant,
 }
@@ -63,7 +67,7 @@ struct Over {
 /// Whose a lock key is that this process's session keeps alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stray {
-    /// An acquisition with its nonce is under way, or has won.
+    /// An acquisition with its nonce is under way, or has won, or got no answer just now and may be sent again.
     Ours,
     /// An acquisition that got no answer put it: no run began.
     Unanswered,
@@ -135,12 +139,17 @@ impl Ledger {
     /// grant that is about to go.
     pub(crate) fn disown(&self, nonce: Nonce) -> Stray {
         let mut book = self.book();
-        if book.asked.contains_key(&nonce) || book.held.contains_key(&nonce) {
+        if book.may_want(nonce) {
             return Stray::Ours;
         }
         let granted = book.over.get(&nonce).is_some_and(|over| over.granted);
         book.over(nonce);
         if !granted && book.doubts.contains_key(&nonce) { Stray::Unanswered } else { Stray::Over }
+    }
+
+    /// Whether any acquisition is under way.
+    pub(crate) fn is_asking(&self) -> bool {
+        !self.book().asked.is_empty()
     }
 
     /// Whether somebody here holds this lock key.
@@ -194,7 +203,7 @@ impl Ledger {
     pub(crate) fn in_doubt(&self) -> bool {
         let mut book = self.book();
         let now = SystemClock.lease_now();
-        book.doubts.retain(|_, until| *until > now);
+        book.doubts.retain(|_, since| now.saturating_since(*since) < DOUBTED_FOR);
         !book.doubts.is_empty()
     }
 
@@ -207,6 +216,15 @@ impl Ledger {
 }
 
 impl Book {
+    /// Whether somebody here may still want what this nonce has won.
+    fn may_want(&self, nonce: Nonce) -> bool {
+        let now = SystemClock.lease_now();
+        let young = |since: &LeaseInstant| now.saturating_since(*since) < RESENT_WITHIN;
+        self.asked.contains_key(&nonce)
+            || self.held.contains_key(&nonce)
+            || (!self.over.contains_key(&nonce) && self.doubts.get(&nonce).is_some_and(young))
+    }
+
     fn over(&mut self, nonce: Nonce) {
         let held = self.held.remove(&nonce);
         let granted = held.is_some() || self.over.get(&nonce).is_some_and(|over| over.granted);
@@ -230,7 +248,7 @@ impl Book {
 
     /// A nonce of which a request may still be on its way is refused for as long as it may be.
     fn forget(&mut self, now: LeaseInstant) {
-        self.doubts.retain(|_, until| *until > now);
+        self.doubts.retain(|_, since| now.saturating_since(*since) < DOUBTED_FOR);
         let Self { over, doubts, asked, .. } = self;
         over.retain(|nonce, over| {
             over.until > now || doubts.contains_key(nonce) || asked.contains_key(nonce)
@@ -269,8 +287,7 @@ impl Drop for Asking<'_> {
             }
         }
         if self.sent {
-            let until = SystemClock.lease_now() + DOUBTED_FOR;
-            book.doubts.insert(self.nonce, until);
+            book.doubts.entry(self.nonce).or_insert_with(|| SystemClock.lease_now());
         }
     }
 }
@@ -301,11 +318,12 @@ mod tests {
         let ledger = Ledger::default();
         let Begun::Asking(mut asking) = ledger.begin(nonce(1), b"k") else { panic!("new") };
         asking.sent();
-        assert!(!ledger.in_doubt());
+        assert!(ledger.is_asking() && !ledger.in_doubt());
         drop(asking);
-        assert!(ledger.in_doubt());
+        assert!(!ledger.is_asking() && ledger.in_doubt());
+        assert!(ledger.book().may_want(nonce(1)), "it may be sent again");
         ledger.revoked(nonce(1));
-        assert!(!ledger.in_doubt());
+        assert!(!ledger.in_doubt() && !ledger.book().may_want(nonce(1)));
         assert!(matches!(ledger.begin(nonce(1), b"k"), Begun::Over));
     }
 
@@ -316,8 +334,16 @@ mod tests {
         asking.sent();
         assert_eq!(ledger.disown(nonce(1)), Stray::Ours, "its answer may be on its way");
         drop(asking);
+        assert_eq!(ledger.disown(nonce(1)), Stray::Ours, "it may be sent again");
+        grow_old(&ledger, nonce(1));
         assert_eq!(ledger.disown(nonce(1)), Stray::Unanswered, "it may be taken back");
         assert!(matches!(ledger.begin(nonce(1), b"k"), Begun::Over), "and does not come again");
+    }
+
+    /// Nobody sends this one again any more.
+    fn grow_old(ledger: &Ledger, nonce: Nonce) {
+        let since = SystemClock.lease_now().minus(RESENT_WITHIN);
+        ledger.book().doubts.insert(nonce, since);
     }
 
     /// A grant on a session that lives for a minute.
@@ -393,6 +419,7 @@ mod tests {
         let Begun::Asking(second) = ledger.begin(nonce(1), b"k") else { panic!("another copy") };
         drop(first);
         drop(second);
+        grow_old(&ledger, nonce(1));
         assert_eq!(ledger.disown(nonce(1)), Stray::Unanswered);
         ledger.over(nonce(2));
         let now = SystemClock.lease_now();
@@ -400,7 +427,7 @@ mod tests {
         ledger.book().forget(later(61));
         assert!(matches!(ledger.begin(nonce(1), b"k"), Begun::Over), "it is still in doubt");
         assert!(matches!(ledger.begin(nonce(2), b"k"), Begun::Asking(_)), "nothing is on its way");
-        ledger.book().forget(later(701));
+        ledger.book().forget(later(700));
         assert_eq!(ledger.size(), (0, 0, 0));
     }
 

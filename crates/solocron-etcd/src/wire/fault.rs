@@ -33,6 +33,12 @@ impl From<Fault> for BackendError {
     }
 }
 
+impl From<BackendError> for Fault {
+    fn from(error: BackendError) -> Self {
+        Self::new(error)
+    }
+}
+
 impl Fault {
     pub(super) fn new(error: BackendError) -> Self {
         Self { error, elsewhere: false, no_lease: false, broken: false }

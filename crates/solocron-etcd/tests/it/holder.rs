@@ -7,6 +7,7 @@ use solocron_etcd::EtcdBackend;
 use solocron_testkit::fleet::{Member, as_child, reply, this_test};
 
 use crate::client::{PATIENCE, now, plain, win};
+use crate::store::patient;
 
 /// Starts one, and returns when it holds the lock. It dies with what this returns.
 pub(crate) fn start(endpoint: &str, namespace: &str, key: &str, ttl: Duration) -> Member {
@@ -24,7 +25,7 @@ fn is_a_holder() {
         let (endpoint, namespace) = (words.next().unwrap(), words.next().unwrap());
         let ttl = Duration::from_secs(words.next().unwrap().parse().unwrap());
         let key = words.next().unwrap().to_owned();
-        let backend = EtcdBackend::builder(namespace, [endpoint]).build().unwrap();
+        let backend = patient(EtcdBackend::builder(namespace, [endpoint])).build().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let request = plain(&key, ttl);

@@ -5,9 +5,10 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use solocron::lock::LockKey;
-use solocron_etcd::EtcdBackend;
+use solocron_etcd::{EtcdBackend, EtcdBuilder};
 use solocron_testkit::server::{EtcdServer, EtcdVersion, Proxy};
 
 /// A server, with a proxy in front of it, and a namespace on it.
@@ -53,8 +54,13 @@ impl Store {
     /// One more client, which reaches the server through this proxy only.
     pub(crate) fn through(&self, proxy: &Proxy) -> EtcdBackend {
         let endpoint = format!("http://{}", proxy.address());
-        EtcdBackend::builder(&self.namespace, [endpoint]).build().unwrap()
+        patient(EtcdBackend::builder(&self.namespace, [endpoint])).build().unwrap()
     }
+}
+
+/// Tests share a machine with compilers; what is about the default says so.
+pub(crate) fn patient(builder: EtcdBuilder) -> EtcdBuilder {
+    builder.request_timeout(Duration::from_secs(5))
 }
 
 fn start(version: EtcdVersion) -> Arc<EtcdServer> {

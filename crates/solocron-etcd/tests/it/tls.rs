@@ -10,11 +10,12 @@ use solocron_etcd::{EtcdBackend, Tls};
 use solocron_testkit::server::EtcdServer;
 
 use crate::client::{attempt, locks, plain};
+use crate::store::patient;
 
 const LONG: Duration = Duration::from_secs(60);
 
 fn connect(server: &EtcdServer, tls: Tls) -> EtcdBackend {
-    EtcdBackend::builder("test", [server.endpoint()]).tls(tls).build().unwrap()
+    patient(EtcdBackend::builder("test", [server.endpoint()])).tls(tls).build().unwrap()
 }
 
 fn trusting(server: &EtcdServer) -> Tls {
