@@ -47,14 +47,17 @@ impl Home {
             Some(seen) => (seen, false),
             // Most locks that are taken for the first time were never used; a claim was enrolled somewhere.
             None if request.claim.is_none() => (Arc::new(Seen::nothing(&request.key)), false),
-            None => (self.read(&request.key, &names).await?, true),
+            None => {
+                (self.read(&request.key, &names).await.map_err(|error| asking.unsent(error))?, true)
+            }
         };
         for _ in 0..TRIES {
             let verdict = judge(&seen.record, request);
             match verdict {
                 Verdict::Grant => {}
                 _ if !fresh => {
-                    (seen, fresh) = (self.read(&request.key, &names).await?, true);
+                    let read = self.read(&request.key, &names).await;
+                    (seen, fresh) = (read.map_err(|error| asking.unsent(error))?, true);
                     continue;
                 }
                 Verdict::Again(granted) => return self.found(request, &seen, &granted).await,
@@ -78,7 +81,7 @@ impl Home {
         asking: &mut Asking<'_>,
     ) -> Result<Taken, BackendError> {
         let ttl = whole_seconds(request.ttl);
-        let session = self.session(ttl).await?;
+        let session = self.session(ttl).await.map_err(|error| asking.unsent(error))?;
         let now = Timestamp::now();
         let mut record = seen.record.clone();
         let granted = record.grant(request, now, Some(ttl));
@@ -93,7 +96,7 @@ impl Home {
         };
         let mut writes = vec![Write::PutLock { value: tag.to_bytes(), lease: session.id }];
         if request.claim.is_some() {
-            writes.push(Write::PutState(record.to_bytes()));
+            writes.push(Write::PutState { value: record.to_bytes(), lease: 0 });
         }
         let guarded = Guarded {
             lock: &names.lock,

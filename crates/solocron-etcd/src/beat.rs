@@ -12,6 +12,7 @@ use crate::keys::Tag;
 use crate::lease::Lease;
 use crate::ledger::{Stray, taking_back};
 use crate::session::Session;
+use crate::watch;
 use crate::wire::{Beat, Fault, Guarded, Outcome, Write};
 
 /// A session without a lock is kept for this long: making one costs a round trip, keeping one a beat now and then.
@@ -56,7 +57,9 @@ async fn run(home: &Arc<Home>, session: &Arc<Session>) -> Lost {
                 Ok(true) => {
                     session.beat_answered(sent);
                     retry_at = None;
-                    if home.ledger.in_doubt() | session.is_to_be_looked_at() {
+                    // A beat says nothing of the keys, and the watch nothing of what it missed.
+                    let unseen = session.is_to_be_looked_at() || watch::unbroken(home).is_none();
+                    if home.ledger.in_doubt() || unseen {
                         home.keeper.spawn(audit(Arc::clone(home), Arc::clone(session)));
                     }
                 }

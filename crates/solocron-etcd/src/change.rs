@@ -6,16 +6,20 @@
 //!        └───────────────────┼──────────────────────────────┘
 //!                            └ nothing to write, and what was seen is old ──► read, decide again
 //! ```
+//!
+//! A record that remembers no tick and has no note is only there to refuse nonces. It is put on a lease of its own and ends with it,
+//! when no request of theirs can be on its way any more: else each name that was ever revoked would leave a key for ever.
 
 use std::sync::Arc;
 
 use solocron::jiff::Timestamp;
-use solocron::lock::{KeyRecord, LockKey, MarkAfter, Nonce, Released};
-use solocron::{BackendError, Kind};
+use solocron::lock::{KeyRecord, LockKey, MarkAfter, Nonce, Note, Released};
+use solocron::{BackendError, Clock, Kind, SystemClock};
 
 use crate::home::{Home, Names};
+use crate::ledger::DOUBTED_FOR;
 use crate::seen::{Lock, Seen};
-use crate::wire::{Guarded, Outcome, Write};
+use crate::wire::{Fault, Guarded, Outcome, Write};
 
 /// What becomes of the lock key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +76,12 @@ impl Home {
             let mut record = seen.record.clone();
             let (answer, lock_key) = change(&mut record, seen.lock.as_ref())?;
             let mut writes = Vec::new();
+            let mut passing = 0;
             if record != seen.record {
-                writes.push(Write::PutState(record.to_bytes()));
+                if record.last().is_none() && *record.note() == Note::default() {
+                    passing = self.passing().await?;
+                }
+                writes.push(Write::PutState { value: record.to_bytes(), lease: passing });
             }
             if lock_key == LockKeyIs::Deleted {
                 writes.push(Write::DeleteLock);
@@ -91,7 +99,14 @@ impl Home {
                 lock_is: (lock_key != LockKeyIs::Any).then(|| seen.created()),
                 state_is: Some(seen.state),
             };
-            match self.wire.commit(&guarded, &writes).await? {
+            let changed = match self.wire.commit(&guarded, &writes).await {
+                Err(fault) if fault.no_lease && passing != 0 => {
+                    self.passed(passing).await;
+                    continue;
+                }
+                changed => changed?,
+            };
+            match changed {
                 Outcome::Done(revision) => {
                     let state = if record == seen.record { seen.state } else { revision };
                     let lock = match lock_key {
@@ -110,6 +125,29 @@ impl Home {
         Err(contended(key))
     }
 
+    /// The lease for records that pass. Shared by those of some minutes.
+    async fn passing(&self) -> Result<i64, BackendError> {
+        let mut known = self.passing.lock().await;
+        let now = SystemClock.lease_now();
+        if let Some((id, until)) = *known
+            && now + DOUBTED_FOR <= until
+        {
+            return Ok(id);
+        }
+        let granted =
+            self.wire.grant_lease(DOUBTED_FOR * 2).await.map_err(Fault::without_effect)?;
+        *known = Some((granted.id, now + granted.ttl));
+        Ok(granted.id)
+    }
+
+    /// That lease is not there any more: the next record makes another.
+    async fn passed(&self, lease: i64) {
+        let mut known = self.passing.lock().await;
+        if known.is_some_and(|(id, _)| id == lease) {
+            *known = None;
+        }
+    }
+
     /// Gives back whatever `nonce` may hold, wherever it came from, and refuses it from now on.
     ///
     /// The record is written in any case, so that no transaction that was judged before can be carried out any more.
@@ -120,9 +158,7 @@ impl Home {
         after: MarkAfter,
     ) -> Result<Released, BackendError> {
         let names = self.names(key);
-        if let Some(lease) = self.ledger.lease(nonce) {
-            lease.going();
-        }
+        // Where this process holds it, the deletion of its key is a loss, whoever hears of it first: the answer may be lost.
         let known = self.remembered(&names);
         let released = self
             .change(key, &names, known, |record, lock| {

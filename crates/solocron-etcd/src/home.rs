@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use solocron::lock::{Keeper, LockKey};
-use solocron::{BackendError, Clock, Kind, SystemClock};
+use solocron::{BackendError, Clock, Kind, LeaseInstant, SystemClock};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,8 @@ pub(crate) struct Home {
     sessions: Mutex<HashMap<Duration, Arc<Session>>>,
     /// Whoever makes one.
     making: tokio::sync::Mutex<()>,
+    /// The lease of records that only refuse nonces, and until when it lives at least.
+    pub(crate) passing: tokio::sync::Mutex<Option<(i64, LeaseInstant)>>,
     pub(crate) watched: watch::Sender<Watched>,
     /// Nobody needs this any more.
     pub(crate) closed: CancellationToken,
@@ -58,6 +60,7 @@ impl Home {
             bells: Bells::default(),
             sessions: Mutex::default(),
             making: tokio::sync::Mutex::default(),
+            passing: tokio::sync::Mutex::default(),
             watched: watch::Sender::default(),
             closed: CancellationToken::new(),
         }))

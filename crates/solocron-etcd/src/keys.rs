@@ -3,8 +3,8 @@
 //! ```text
 //!   solocron/<namespace>/lock/<slug>    there while somebody holds the lock; bound to the holder's session lease. Its create revision
 //!                                       is the fence. A short text: who, since when, for which tick ([`Tag`])
-//!   solocron/<namespace>/state/<slug>   there for ever once the key was enrolled, noted or revoked. A `KeyRecord`: mark, attempts,
-//!                                       schedule, refused nonces, note
+//!   solocron/<namespace>/state/<slug>   there for ever once the key was enrolled or noted; for some minutes where it was only revoked.
+//!                                       A `KeyRecord`: mark, attempts, schedule, refused nonces, note
 //! ```
 
 use std::time::Duration;

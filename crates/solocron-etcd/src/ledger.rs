@@ -17,16 +17,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use solocron::lock::{LockKey, Lost, Nonce};
-use solocron::{Clock, LeaseInstant, SystemClock};
+use solocron::{BackendError, Clock, LeaseInstant, SystemClock};
 
 use crate::lease::{Lease, State};
 use crate::session::Session;
+use crate::wire::without_effect;
 
 /// How long a nonce is refused here, and how often the book is tidied.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// Nobody revokes for longer than the core does; after that, the connection is long gone.
-const DOUBTED_FOR: Duration = Duration::from_secs(700);
+pub(crate) const DOUBTED_FOR: Duration = Duration::from_secs(700);
 
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(Mutex<Book>);
@@ -243,6 +244,15 @@ impl Asking<'_> {
         self.sent = true;
     }
 
+    /// A failure before anything of this acquisition could be carried out: also where a read got no answer. Where a copy of it may be on
+    /// its way, it is left as it is.
+    pub(crate) fn unsent(&self, error: BackendError) -> BackendError {
+        if self.sent || self.ledger.book().doubts.contains_key(&self.nonce) {
+            return error;
+        }
+        without_effect(error)
+    }
+
     /// What became of it is known.
     pub(crate) fn settled(&mut self) {
         self.sent = false;
@@ -278,6 +288,8 @@ pub(crate) fn taking_back(key: &LockKey, nonce: Nonce, stray: Stray) {
 
 #[cfg(test)]
 mod tests {
+    use solocron::{Effect, Kind};
+
     use super::*;
 
     fn nonce(n: u128) -> Nonce {
@@ -357,6 +369,20 @@ mod tests {
         drop(asking);
         ledger.revoked(nonce(2));
         assert_eq!(ledger.disown(nonce(2)), Stray::Over);
+    }
+
+    #[test]
+    fn a_failure_before_the_first_request_has_no_effect() {
+        let timeout = || BackendError::timeout(Duration::from_secs(1));
+        let ledger = Ledger::default();
+        let Begun::Asking(mut asking) = ledger.begin(nonce(1), b"k") else { panic!("new") };
+        let error = asking.unsent(timeout());
+        assert_eq!((error.kind(), error.effect()), (Kind::Timeout, Effect::None));
+        asking.sent();
+        assert_eq!(asking.unsent(timeout()).effect(), Effect::Unknown);
+        drop(asking);
+        let Begun::Asking(again) = ledger.begin(nonce(1), b"k") else { panic!("again") };
+        assert_eq!(again.unsent(timeout()).effect(), Effect::Unknown, "the first may arrive");
     }
 
     #[test]

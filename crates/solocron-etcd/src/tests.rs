@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use solocron::lock::{
-    Claim, Delivery, Enrolment, LockBackend, LockKey, Lost, Mark, NodeId, Nonce, Reply, Request,
+    Claim, Delivery, Enrolment, LockBackend, LockKey, Lost, Mark, MarkAfter, NodeId, Nonce, Reply,
+    Request,
 };
 use solocron::{Clock, SystemClock};
 use solocron_testkit::server::EtcdServer;
@@ -129,4 +130,25 @@ async fn an_audit_that_failed_is_made_up_for_with_the_next_beat() {
     audit(Arc::clone(&here.home), Arc::clone(&lease.session)).await;
     assert!(lease.session.is_to_be_looked_at());
     assert!(!lease.session.is_to_be_looked_at(), "once");
+}
+
+#[tokio::test]
+async fn a_key_that_is_deleted_is_a_loss_although_nobody_can_watch() {
+    let server = EtcdServer::start();
+    let (here, elsewhere) = (Node::of(&server), Node::of(&server));
+    watch::never(&here.home);
+    let lease = here.win(&plain("lock", Duration::from_secs(2))).await;
+    elsewhere.home.revoke(&lease.key, lease.nonce, MarkAfter::Undo).await.expect("an answer");
+    let kept_alive = async {
+        loop {
+            let sent = SystemClock.lease_now();
+            here.home.renew(&[&crate::EtcdLease(Arc::clone(&lease))], sent).await;
+            SystemClock.sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let told = async {
+        tokio::select! { why = lease.lost() => why, () = kept_alive => unreachable!() }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(30), told).await;
+    assert_eq!(told.expect("news of it"), Lost::ForceReleased);
 }

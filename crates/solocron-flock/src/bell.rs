@@ -22,15 +22,15 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use solocron::lock::{Keeper, Nonce};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::consume_budget;
 use tokio::time::{sleep, timeout};
 
-use crate::home::Home;
+use crate::home::{Home, shut};
 
 /// Where bells hang, within the lock directory: in a directory of their own, so that they do not change its time of modification.
 pub(crate) const BELLS: &str = "bells";
@@ -141,19 +141,17 @@ async fn connect_to(bells: &Path, name: &str) -> io::Result<UnixStream> {
 
 /// Takes in waiters for as long as this process lives.
 async fn serve(listener: &UnixListener, home: &Arc<Home>) {
-    /// More waiters than this poll: descriptors are a shared good of the process.
-    const MOST: usize = 4096;
-    let open = Arc::new(AtomicUsize::new(0));
     loop {
         match listener.accept().await {
-            Ok((stream, _)) if open.fetch_add(1, Ordering::Relaxed) < MOST => {
-                let (home, open) = (Arc::clone(home), Arc::clone(&open));
+            // Whoever is turned away polls.
+            Ok((stream, _)) => {
+                let Some(guest) = home.guests.admit() else { continue };
+                let home = Arc::clone(home);
                 tokio::spawn(async move {
                     attend(&home, stream).await;
-                    open.fetch_sub(1, Ordering::Relaxed);
+                    drop(guest);
                 });
             }
-            Ok(_) => drop(open.fetch_sub(1, Ordering::Relaxed)),
             Err(error) => {
                 // Out of descriptors, most likely; whoever connected waits in the queue.
                 tracing::debug!(%error, "the bell takes in no waiters for now");
@@ -171,9 +169,9 @@ async fn attend(home: &Arc<Home>, stream: UnixStream) {
     };
     let stream = Arc::new(stream);
     let Some(waiter) = home.keep_waiting(key, since, &stream) else { return };
-    // Our own shutdown ends this as well.
-    let mut ignored = [0; 16];
-    while receive(&stream, &mut ignored).await > 0 {}
+    // It hangs up, or our own shutdown ends this; and one that goes on talking is no waiter.
+    receive(&stream, &mut [0; 16]).await;
+    shut(&stream);
     home.hung_up(key, waiter);
 }
 
@@ -214,14 +212,18 @@ async fn question(stream: &UnixStream) -> Option<Question> {
     Some(Question::from_bytes(bytes))
 }
 
-/// What came in; 0 at the end of the connection, however it ended.
+/// What came in; 0 at the end of the connection, however it ended. A peer that never stops sending takes its turns like any other.
 pub(crate) async fn receive(stream: &UnixStream, into: &mut [u8]) -> usize {
     loop {
         if stream.readable().await.is_err() {
             return 0;
         }
         match stream.try_read(into) {
-            Ok(count) => return count,
+            Ok(count) => {
+                // Neither of the two above yields, and whoever calls this in a loop would never let go of the keeper's thread.
+                consume_budget().await;
+                return count;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return 0,
         }

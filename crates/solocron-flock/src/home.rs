@@ -24,6 +24,7 @@ use tokio::net::UnixStream;
 use tokio::time::sleep;
 
 use crate::bell::Bell;
+use crate::guests::Guests;
 use crate::lease::Lease;
 
 /// One lock directory, as this process sees it.
@@ -32,6 +33,8 @@ pub(crate) struct Home {
     pub(crate) dir: PathBuf,
     pub(crate) rights: Rights,
     pub(crate) pid: u32,
+    /// Whoever is connected to one of this process's bells.
+    pub(crate) guests: Guests,
     state: Mutex<State>,
     bell: Mutex<Option<Bell>>,
 }
@@ -63,13 +66,14 @@ pub(crate) struct Waiter {
 /// out of the epoll instance that both share.
 struct Registry {
     pid: u32,
+    guests: Guests,
     homes: Mutex<HashMap<PathBuf, Arc<Home>>>,
     child: OnceLock<Box<Self>>,
 }
 
 impl Registry {
     fn new(pid: u32) -> Self {
-        Self { pid, homes: Mutex::default(), child: OnceLock::new() }
+        Self { pid, guests: Guests::default(), homes: Mutex::default(), child: OnceLock::new() }
     }
 
     /// That of this process. Takes no lock that another thread may have held while this process was forked.
@@ -101,6 +105,7 @@ impl Home {
             dir: dir.to_owned(),
             rights,
             pid: registry.pid,
+            guests: registry.guests.clone(),
             state: Mutex::default(),
             bell: Mutex::default(),
         });
@@ -183,7 +188,7 @@ impl Home {
     pub(crate) fn of_parent(dir: &Path, rights: Rights) -> Arc<Self> {
         let pid = std::process::id() + 1;
         let (dir, state, bell) = (dir.to_owned(), Mutex::default(), Mutex::default());
-        Arc::new(Self { dir, rights, pid, state, bell })
+        Arc::new(Self { dir, rights, pid, guests: Guests::default(), state, bell })
     }
 
     /// How many waiters this process keeps.
@@ -239,7 +244,7 @@ impl Held {
     }
 }
 
-fn shut(stream: &Arc<UnixStream>) {
+pub(crate) fn shut(stream: &Arc<UnixStream>) {
     if let Err(error) = SockRef::from(stream.as_ref()).shutdown(std::net::Shutdown::Both) {
         tracing::trace!(%error, "a waiter had hung up already");
     }

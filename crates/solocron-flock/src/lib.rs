@@ -33,6 +33,7 @@ mod backend;
 mod bell;
 mod config;
 mod file;
+mod guests;
 mod home;
 mod lease;
 mod watch;

@@ -100,11 +100,10 @@ impl Wanted {
         let stream = bell::connect(&self.dir, self.bell()?).await.ok()?;
         let question = Question { key: self.key.hash128(), since: self.since }.to_bytes();
         SockRef::from(&stream).send_with_flags(&question, MSG_NOSIGNAL).ok()?;
-        let mut kept = false;
-        while bell::receive(&stream, &mut [0; 16]).await > 0 {
-            kept = true;
-        }
-        kept.then_some(Heard::Free)
+        let mut said = [0; 16];
+        // One byte: waiting. Then nothing but the end; whatever says more is no bell.
+        let kept = bell::receive(&stream, &mut said).await == 1;
+        (kept && bell::receive(&stream, &mut said).await == 0).then_some(Heard::Free)
     }
 
     fn bell(&self) -> Option<u128> {

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{ProtocolVersion, RedisConnectionInfo};
 use solocron::Invalid;
 
 use crate::backend::RedisBackend;
 use crate::names::Names;
+use crate::route::{Route, Target};
 
 /// Options of a [`RedisBackend`].
 ///
@@ -26,6 +27,7 @@ use crate::names::Names;
 pub struct RedisBuilder {
     url: String,
     credentials: Option<(String, String)>,
+    sentinel_credentials: Option<(String, String)>,
     namespace: String,
     request_timeout: Duration,
     trusted: bool,
@@ -38,7 +40,10 @@ pub struct RedisBuilder {
 /// Checked options.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    pub(crate) info: ConnectionInfo,
+    pub(crate) route: Route,
+    pub(crate) login: RedisConnectionInfo,
+    pub(crate) sentinel_login: Option<(String, String)>,
+    /// What to call the server in a message.
     pub(crate) address: String,
     pub(crate) names: Names,
     pub(crate) request_timeout: Duration,
@@ -54,6 +59,7 @@ impl RedisBuilder {
         Self {
             url: url.to_owned(),
             credentials: None,
+            sentinel_credentials: None,
             namespace: "solocron".to_owned(),
             request_timeout: Duration::from_secs(1),
             trusted: false,
@@ -78,6 +84,17 @@ impl RedisBuilder {
     #[must_use]
     pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.credentials = Some((user.into(), password.into()));
+        self
+    }
+
+    /// The user and the password of the sentinels, where `redis-sentinel://` is used and they ask for one. Default: none.
+    #[must_use]
+    pub fn sentinel_credentials(
+        mut self,
+        user: impl Into<String>,
+        password: impl Into<String>,
+    ) -> Self {
+        self.sentinel_credentials = Some((user.into(), password.into()));
         self
     }
 
@@ -169,8 +186,7 @@ impl RedisBuilder {
                 "it must be longer than zero: leave it out for its default",
             ));
         }
-        let mut info = connection_info(&self.url)?;
-        let mut login = info.redis_settings().clone();
+        let Target { route, mut login } = Target::read(&self.url)?;
         if let Some((user, password)) = &self.credentials {
             if !user.is_empty() {
                 login = login.set_username(user);
@@ -184,10 +200,11 @@ impl RedisBuilder {
                 "databases are numbered from 0",
             ));
         }
-        info = info.set_redis_settings(login.set_lib_name("solocron", env!("CARGO_PKG_VERSION")));
         let settings = Settings {
-            address: address(info.addr(), info.redis_settings().db()),
-            info,
+            address: route.name(login.db()),
+            route,
+            login: login.set_lib_name("solocron", env!("CARGO_PKG_VERSION")),
+            sentinel_login: self.sentinel_credentials,
             names,
             request_timeout: self.request_timeout,
             trusted: self.trusted,
@@ -196,7 +213,11 @@ impl RedisBuilder {
             #[cfg(feature = "tls")]
             tls: self.tls,
         };
-        settings.client().map_err(|_| {
+        let address = match &settings.route {
+            Route::Server(address) => address,
+            Route::Cluster(addresses) | Route::Sentinel(addresses, _) => &addresses[0],
+        };
+        settings.client(address, ProtocolVersion::RESP3).map_err(|_| {
             let why = "the certificates or the key are no PEM that fit each other: see that each begins with -----BEGIN";
             Invalid::new("redis tls", &settings.address, why)
         })?;
@@ -204,54 +225,15 @@ impl RedisBuilder {
     }
 }
 
-/// Never the URL itself: it may hold a password.
-fn connection_info(url: &str) -> Result<ConnectionInfo, Invalid> {
-    let (scheme, rest) = url.split_once(':').unwrap_or(("", url));
-    let known = ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix", "valkey+unix"];
-    if !known.contains(&scheme) {
-        let shown = if rest.contains('@') { "…" } else { url };
-        let why =
-            "write redis://host:port/db, rediss://host:port/db (TLS) or redis+unix:///path?db=0";
-        return Err(Invalid::new("redis url", shown, why));
-    }
-    if url.ends_with("#insecure") {
-        return Err(Invalid::new(
-            "redis url",
-            format_args!("{scheme}://…#insecure"),
-            "certificates are always verified: give your authority with tls()",
-        ));
-    }
-    let tls = matches!(scheme, "rediss" | "valkeys");
-    if tls && !cfg!(feature = "tls") {
-        return Err(Invalid::new(
-            "redis url",
-            format_args!("{scheme}://…"),
-            "this build speaks no TLS: enable the feature `tls` of solocron-redis",
-        ));
-    }
-    url.into_connection_info().map_err(|error| {
-        let why = format!("{}: write {scheme}://user:password@host:port/db, with reserved characters percent-encoded", error.category());
-        let detail = error.to_string();
-        // What redis says of an URL is a fixed text, but for the number of the database.
-        let why = if detail.contains("database") { "the path is the number of the database: write /0".to_owned() } else { why };
-        Invalid::new("redis url", format_args!("{scheme}://…"), why)
-    })
-}
-
-fn address(addr: &ConnectionAddr, db: i64) -> String {
-    match addr {
-        ConnectionAddr::Unix(path) => format!("{} db {db}", path.display()),
-        other => format!("{other} db {db}"),
-    }
-}
-
 impl Settings {
     /// Replaces what nobody may read by stars: old servers repeat a command that they do not know, arguments and all.
     pub(crate) fn scrub(&self, text: String) -> String {
-        match self.info.redis_settings().password() {
-            Some(password) if !password.is_empty() => text.replace(password, "***"),
-            _ => text,
-        }
+        let sentinel = self.sentinel_login.as_ref().map(|(_, password)| password.as_str());
+        [self.login.password(), sentinel]
+            .into_iter()
+            .flatten()
+            .filter(|password| !password.is_empty())
+            .fold(text, |text, password| text.replace(password, "***"))
     }
 }
 

@@ -6,6 +6,7 @@ use redis::{ErrorKind, RedisError};
 use solocron::{BackendError, Kind};
 
 use crate::config::Settings;
+use crate::route::Route;
 
 /// Whether a request may have been carried out although it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,9 @@ pub(crate) fn failed(
     sent: Sent,
 ) -> BackendError {
     let (kind, advice) = match code(error) {
+        Some(code) if is_redirect(&code) && matches!(settings.route, Route::Cluster(_)) => {
+            (Kind::Unavailable, "the cluster moves our slot: wait")
+        }
         Some(code) => by_code(&code, &error.to_string()),
         None => by_transport(error),
     };
@@ -42,6 +46,10 @@ pub(crate) fn caught(settings: &Settings, doing: &str, text: &str) -> BackendErr
     let (kind, advice) = by_code(code, text);
     let (said, address) = (settings.scrub(text.to_owned()), &settings.address);
     BackendError::new(kind, format!("failed to {doing} at redis {address}: {said}: {advice}"))
+}
+
+fn is_redirect(code: &str) -> bool {
+    matches!(code, "MOVED" | "ASK")
 }
 
 /// Whether the server at the other end is not the one that takes writes: look for another one.
@@ -113,9 +121,10 @@ fn by_code(code: &str, text: &str) -> (Kind, &'static str) {
             Kind::Misconfigured,
             "somebody else uses a key of this namespace: choose another namespace, or remove that key",
         ),
-        "MOVED" | "ASK" | "CROSSSLOT" => {
-            (Kind::Misconfigured, "this is a cluster: give its nodes with redis-cluster://")
-        }
+        "MOVED" | "ASK" | "CROSSSLOT" => (
+            Kind::Misconfigured,
+            "this is a cluster: name its nodes with redis-cluster://host:port,host:port",
+        ),
         "NOPROTO" => {
             (Kind::Misconfigured, "it speaks neither RESP3 nor RESP2: see what listens there")
         }

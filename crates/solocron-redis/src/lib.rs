@@ -24,12 +24,14 @@
 
 mod backend;
 mod config;
+mod dial;
 mod error;
 mod lease;
 mod link;
 mod memory;
 mod names;
 mod reply;
+mod route;
 mod script;
 mod session;
 mod waiters;

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::addr::Address;
 use crate::banner::{Banner, LONGEST, MAGIC};
-use crate::error::{another_lock, foreign, refused, silent, stranger};
+use crate::error::{another_lock, foreign, hung_up, nobody, refused, silent, stranger};
 use crate::stream::{Peer, Stream};
 
 /// A holder says who it is at once; a loaded machine gets this long.
@@ -21,10 +21,43 @@ pub(crate) enum Found {
     Nobody,
     /// Somebody listens and hung up without a word: a holder that gives up its lock, or has just lost the race for it.
     HungUp(Option<Peer>),
-    /// This holder; the connection ends with its lease.
+    /// This holder; the connection ends with its lease, or at once where the holder says that it is full.
     Holder(Banner, Stream),
     /// A process of ours that is stopped, and so holds what it held. The connection ends with it.
     Stopped(Stream),
+    /// None of these.
+    Other(Other),
+}
+
+/// Why an address cannot be had, and its lock is not held either.
+#[derive(Debug)]
+pub(crate) enum Other {
+    /// A process of another user.
+    Foreign(Peer),
+    /// It speaks, and not as a holder does: how.
+    Stranger(Option<Peer>, &'static str),
+    /// It says nothing.
+    Silent(Option<Peer>),
+    /// The holder of another lock.
+    AnotherLock(Banner),
+    /// It hangs up, for too long.
+    HangsUp(Option<Peer>),
+    /// Nobody listens, for too long.
+    Nobody,
+}
+
+impl Other {
+    /// The error that names whoever it is. Reads much of `/proc`: never on the keeper's thread.
+    pub(crate) fn error(self, key: &LockKey, namespace: &str, at: &Address) -> BackendError {
+        match self {
+            Self::Foreign(peer) => foreign(key, at, peer),
+            Self::Stranger(peer, how) => stranger(key, at, peer, how),
+            Self::Silent(peer) => silent(key, at, peer),
+            Self::AnotherLock(banner) => another_lock(key, namespace, at, &banner),
+            Self::HangsUp(peer) => hung_up(key, at, peer),
+            Self::Nobody => nobody(key, at),
+        }
+    }
 }
 
 /// Asks.
@@ -37,27 +70,28 @@ pub(crate) async fn ask(
     let Some(stream) = at.connect().await.map_err(refuse)? else { return Ok(Found::Nobody) };
     let peer = stream.peer().map_err(refuse)?;
     if let Some(peer) = peer.filter(|peer| !peer.is_trusted()) {
-        return Err(foreign(key, at, peer));
+        return Ok(Found::Other(Other::Foreign(peer)));
     }
     let line = match timeout(PATIENCE, line(&stream)).await {
         Ok(Ok(line)) => line,
         Ok(Err(Said::Nothing)) => return Ok(Found::HungUp(peer)),
         Ok(Err(Said::Garbage)) => {
-            return Err(stranger(key, at, peer, "it speaks another protocol"));
+            let how = "it speaks another protocol";
+            return Ok(Found::Other(Other::Stranger(peer, how)));
         }
         Err(_) if peer.is_some_and(Peer::is_stopped) => {
             tracing::debug!(%key, %at, "the holder is stopped");
             return Ok(Found::Stopped(stream));
         }
-        Err(_) => return Err(silent(key, at, peer)),
+        Err(_) => return Ok(Found::Other(Other::Silent(peer))),
     };
-    match Banner::parse(&line) {
+    Ok(match Banner::parse(&line) {
         Some(banner) if banner.namespace == namespace && banner.key == *key => {
-            Ok(Found::Holder(banner, stream))
+            Found::Holder(banner, stream)
         }
-        Some(banner) => Err(another_lock(key, namespace, at, &banner.key, Some(&banner))),
-        None => Err(stranger(key, at, peer, "it speaks another version of this protocol")),
-    }
+        Some(banner) => Found::Other(Other::AnotherLock(banner)),
+        None => Found::Other(Other::Stranger(peer, "it speaks another version of this protocol")),
+    })
 }
 
 /// Who holds the lock at an address, whichever it is. `None`: nobody who says so.

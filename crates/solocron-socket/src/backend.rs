@@ -3,7 +3,7 @@
 //! ```text
 //!   acquire   held in this process? ──► its record answers: the same lease for the same nonce, else Stale or Busy
 //!             claim settled on record? ──► Stale, without the lock
-//!             bind and listen ── in use ──► ask whoever listens (keeper thread)
+//!             bind and listen ── in use ──► ask whoever listens (that alone on the keeper's thread)
 //!              │ mine                        ├─ a holder of this key ──► Stale or Busy
 //!              │                             ├─ nobody, any more ──► again
 //!              │                             └─ anybody else ──► error
@@ -17,25 +17,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use solocron::jiff::Timestamp;
 use solocron::lock::{
-    Capabilities, Enrolled, Enrolment, Epoch, Fencing, Holder, Keeper, KeyRecord, LockBackend,
-    LockKey, Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request, Scope, Verdict,
-    Watch,
+    Capabilities, Enrolled, Enrolment, Epoch, Fencing, Grant, Holder, Keeper, KeyRecord,
+    LockBackend, LockKey, Lost, Mark, MarkAfter, Nonce, Note, Released, Renewal, Reply, Request,
+    Scope, Verdict, Watch,
 };
 use solocron::{BackendError, Kind, LeaseInstant};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::addr::{Address, Bound, Listener};
-use crate::ask::{Found, ask, holder_at};
+use crate::ask::{Found, Other, ask, holder_at};
 use crate::banner::Banner;
 use crate::config::SocketBuilder;
 use crate::door::Door;
-use crate::error::{another_lock, in_use, nobody, not_ours, refused, stranger};
+use crate::error::{self, another_directory, another_lock, in_use, not_ours, refused};
 use crate::home::Home;
 use crate::lease::{Lease, SocketLease};
 use crate::ports::Ports;
-use crate::state::{Kept, StateDir};
-use crate::watch::{Pause, SocketWatch, Wanted};
+use crate::state::{DirId, Kept, StateDir};
+use crate::watch::{SocketWatch, Wanted};
 
 /// Locks on abstract unix sockets, or on ports of 127.0.0.1. Clones share them, and so do all processes of this network namespace that
 /// use the same namespace.
@@ -48,6 +48,36 @@ struct Shared {
     /// `None`: abstract sockets.
     ports: Option<Ports>,
     state: Option<StateDir>,
+}
+
+/// What comes of trying once.
+enum Tried<T> {
+    Done(T),
+    /// Somebody else has the address.
+    Taken,
+    /// This process has it, and the record that this holder once wrote is gone.
+    Lost(Option<Holder>),
+    /// The address was free, and the record's file is somebody else's: held through another address, or by a process that is dying.
+    InOtherHands,
+}
+
+/// What is in hand when a lock is granted.
+type Granted = (Keeper, Option<DirId>, Kept, Grant<()>);
+
+/// A holder that was asked.
+enum Holds {
+    Named(Holder),
+    /// It cannot say who it is.
+    Stopped,
+}
+
+impl Holds {
+    fn named(self) -> Option<Holder> {
+        match self {
+            Self::Named(holder) => Some(holder),
+            Self::Stopped => None,
+        }
+    }
 }
 
 /// What comes of a change that needs the key in hand.
@@ -120,37 +150,50 @@ impl Shared {
         })
     }
 
-    /// `None`: somebody else has the address.
     fn attempt(
         &self,
         request: &Request,
         now: Timestamp,
-    ) -> Result<Option<Reply<SocketLease>>, BackendError> {
+    ) -> Result<Tried<Reply<SocketLease>>, BackendError> {
         let home = Home::own();
         if home.refuses(request.nonce, now) {
-            return Verdict::Refused.denied(now).map(Some);
+            return Verdict::Refused.denied(now).map(Tried::Done);
         }
         let at = self.address(&request.key)?;
         if let Some(lease) = self.own(&home, &at, &request.key)?
             && let Some(mut record) = lease.look(KeyRecord::clone)
         {
+            if !matches!(lease.verify()?, Renewal::Extended(_)) {
+                return self.busy(request, record.holder(now, true), now).map(Tried::Done);
+            }
             let reply = if lease.nonce == request.nonce {
                 record.acquire(request, now, true, None, || SocketLease(lease))
             } else {
                 record.judge(request, now, true).denied(now)
             };
-            return reply.map(Some);
+            return reply.map(Tried::Done);
         }
         if let Some(settled) = self.settled(request, now)? {
-            return settled.map(Some);
+            return settled.map(Tried::Done);
         }
         match at.bind().map_err(|error| refused("take", &request.key, &at, &error))? {
-            Bound::Taken => Ok(None),
-            Bound::Mine(listener) => self.decide(&home, &at, listener, request, now).map(Some),
+            Bound::Taken => Ok(Tried::Taken),
+            Bound::Mine(listener) => self.decide(&home, &at, listener, request, now),
         }
     }
 
-    /// This process's living lease on a key. One whose file was deleted or replaced is over.
+    /// Which directory the records are in.
+    fn dir(&self) -> Result<Option<DirId>, BackendError> {
+        self.state.as_ref().map(StateDir::id).transpose()
+    }
+
+    /// Whether a holder of this key keeps its record where this process would.
+    fn agrees(&self, key: &LockKey, at: &Address, holder: &Banner) -> Result<(), BackendError> {
+        let own = self.dir()?;
+        if holder.state == own { Ok(()) } else { Err(another_directory(key, at, holder, own)) }
+    }
+
+    /// This process's lease on a key. One whose file was deleted or replaced is lost, and keeps the lock until its guard is gone.
     fn own(
         &self,
         home: &Home,
@@ -158,16 +201,12 @@ impl Shared {
         key: &LockKey,
     ) -> Result<Option<Arc<Lease>>, BackendError> {
         let Some(lease) = home.lease(at) else { return Ok(None) };
-        if lease.key != *key {
-            return Err(another_lock(key, &self.namespace, at, &lease.key, None));
+        let holder = &lease.banner;
+        if holder.namespace != self.namespace || holder.key != *key {
+            return Err(another_lock(key, &self.namespace, at, holder));
         }
-        match lease.verify()? {
-            Renewal::Extended(_) => Ok(Some(lease)),
-            Renewal::NotOwner(why) => {
-                lease.lose(why);
-                Ok(None)
-            }
-        }
+        self.agrees(key, at, holder)?;
+        Ok(Some(lease))
     }
 
     /// A claim that can be answered without the lock: losers are many, and none of them may be stopped with it in hand.
@@ -188,7 +227,7 @@ impl Shared {
         Ok(settled.then(|| verdict.denied(now)))
     }
 
-    /// The record of a key that is in hand.
+    /// The record of a key that is in hand. `None`: its file is not.
     fn load(
         &self,
         home: &Home,
@@ -196,10 +235,10 @@ impl Shared {
         key: &LockKey,
         create: bool,
         now: Timestamp,
-    ) -> Result<Kept, BackendError> {
+    ) -> Result<Option<Kept>, BackendError> {
         match &self.state {
             Some(state) => state.load(key, create, now),
-            None => Ok(Kept::in_memory(home.record(at, key))),
+            None => Ok(Some(Kept::in_memory(home.record(at, &self.namespace, key)))),
         }
     }
 
@@ -211,20 +250,17 @@ impl Shared {
         listener: Listener,
         request: &Request,
         now: Timestamp,
-    ) -> Result<Reply<SocketLease>, BackendError> {
-        // Only a plain lock makes a file: a key that was never enrolled grants no claim.
-        let mut kept = match self.load(home, at, &request.key, request.claim.is_none(), now) {
-            Ok(kept) => kept,
+    ) -> Result<Tried<Reply<SocketLease>>, BackendError> {
+        let (keeper, state, kept, grant) = match self.grant(home, at, request, now) {
+            Ok(Ok(granted)) => granted,
+            Ok(Err(tried)) => {
+                listener.close();
+                return Ok(tried);
+            }
             Err(error) => {
                 listener.close();
                 return Err(error);
             }
-        };
-        // Whoever is on record as a holder let go of the address: it is dead, or its reply was lost and this is the same nonce again.
-        let reply = kept.record.acquire(request, now, false, None, || ());
-        let Ok(Reply::Won(grant)) = reply else {
-            listener.close();
-            return reply.map(|reply| reply.map(|()| unreachable!("it is not won")));
         };
         let banner = Banner {
             namespace: self.namespace.clone(),
@@ -234,12 +270,37 @@ impl Shared {
             since: now,
             tick: request.claim.map(|claim| claim.tick),
             fence: grant.fence,
+            state,
+            full: false,
         };
-        let door = Door::new(listener, &banner);
-        let lease = Lease::new(home, at, request.nonce, &door, kept);
+        let door = Door::new(listener, &banner, home.guests.clone());
+        let lease = Lease::new(home, at, request.nonce, banner, &door, kept);
         lease.save()?;
-        door.open().map_err(|error| refused("start a thread for", &request.key, at, &error))?;
-        Ok(Reply::Won(grant.map(|()| SocketLease(lease))))
+        door.open(&keeper);
+        Ok(Tried::Done(Reply::Won(grant.map(|()| SocketLease(lease)))))
+    }
+
+    /// What a grant needs, with nothing written yet: once the record is saved, a tick is used up, and nothing may fail any more.
+    fn grant(
+        &self,
+        home: &Home,
+        at: &Address,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Result<Granted, Tried<Reply<SocketLease>>>, BackendError> {
+        let keeper = Keeper::thread()
+            .map_err(|error| refused("start a thread for", &request.key, at, &error))?;
+        let state = self.dir()?;
+        // Only a plain lock makes a file: a key that was never enrolled grants no claim.
+        let create = request.claim.is_none();
+        let Some(mut kept) = self.load(home, at, &request.key, create, now)? else {
+            return Ok(Err(Tried::InOtherHands));
+        };
+        // Whoever is on record as a holder let go of the address: it is dead, or its reply was lost and this is the same nonce again.
+        Ok(match kept.record.acquire(request, now, false, None, || ())? {
+            Reply::Won(grant) => Ok((keeper, state, kept, grant)),
+            denied => Err(Tried::Done(denied.map(|()| unreachable!("it is not won")))),
+        })
     }
 
     /// Somebody holds the key. What is on record may be of a moment ago.
@@ -256,69 +317,122 @@ impl Shared {
                 Some(_) => Verdict::NotEnrolled.denied(now),
             };
         };
-        let Some((seen, _)) = state.peek(&request.key, now)?.filter(|(seen, _)| !seen.damaged)
-        else {
-            return Ok(busy());
+        let Some((seen, _)) = state.peek(&request.key, now)? else {
+            // Whatever its holder once wrote is gone, or it has not written anything yet.
+            return match request.claim {
+                None => Ok(busy()),
+                Some(_) => Verdict::NotEnrolled.denied(now),
+            };
         };
+        if seen.damaged {
+            return Ok(busy());
+        }
         match seen.record.judge(request, now, true) {
             Verdict::Behind { .. } | Verdict::Grant | Verdict::Again(_) => Ok(busy()),
             verdict => verdict.denied(now),
         }
     }
 
-    /// Asks and tries until the answer is certain. On the keeper's thread.
-    async fn contend(&self, request: &Request) -> Result<Reply<SocketLease>, BackendError> {
+    /// Asks and tries until the answer is certain. Only the asking is done on the keeper's thread: records are files.
+    async fn contend(
+        self: &Arc<Self>,
+        request: &Request,
+        mut in_other_hands: bool,
+    ) -> Result<Reply<SocketLease>, BackendError> {
         let at = self.address(&request.key)?;
         let mut turn = Turn::new();
         loop {
-            match ask(&at, &self.namespace, &request.key).await? {
-                Found::Holder(banner, _) => {
-                    return self.busy(request, Some(banner.holder()), Timestamp::now());
-                }
-                Found::Stopped(_) => return self.busy(request, None, Timestamp::now()),
-                Found::Nobody if turn.is_over() => return Err(nobody(&request.key, &at)),
-                Found::HungUp(peer) if turn.is_over() => {
-                    let how = "it hangs up without a word";
-                    return Err(stranger(&request.key, &at, peer, how));
-                }
-                Found::Nobody | Found::HungUp(_) => turn.wait().await,
+            if let Some(holder) = self.ask(&request.key, &at, &mut turn, in_other_hands).await? {
+                return self.busy(request, holder.named(), Timestamp::now());
             }
-            if let Some(reply) = self.attempt(request, Timestamp::now())? {
-                return Ok(reply);
+            match self.attempt(request, Timestamp::now())? {
+                Tried::Done(reply) => return Ok(reply),
+                tried => in_other_hands = matches!(tried, Tried::InOtherHands),
             }
         }
     }
 
-    /// `None`: somebody else has the address.
+    /// Who holds the lock of an address that is in use. `None`, after a pause: nobody, it is changing hands.
+    async fn ask(
+        self: &Arc<Self>,
+        key: &LockKey,
+        at: &Address,
+        turn: &mut Turn,
+        in_other_hands: bool,
+    ) -> Result<Option<Holds>, BackendError> {
+        let over = turn.is_over();
+        let (shared, asked, address, mut turned) =
+            (Arc::clone(self), key.clone(), at.clone(), *turn);
+        let found = on_keeper(async move {
+            let found = ask(&address, &shared.namespace, &asked).await?;
+            if !over && matches!(found, Found::Nobody | Found::HungUp(_)) {
+                turned.wait().await;
+            }
+            Ok((found, turned))
+        });
+        let (found, turned) = found.await?;
+        *turn = turned;
+        let other = match found {
+            Found::Holder(banner, _) => {
+                self.agrees(key, at, &banner)?;
+                return Ok(Some(Holds::Named(banner.holder())));
+            }
+            Found::Stopped(_) => return Ok(Some(Holds::Stopped)),
+            Found::Nobody | Found::HungUp(_) if !over => return Ok(None),
+            Found::Nobody => match &self.state {
+                Some(state) if in_other_hands => {
+                    return Err(error::in_other_hands(key, at, &state.path(key)));
+                }
+                _ => Other::Nobody,
+            },
+            Found::HungUp(peer) => Other::HangsUp(peer),
+            Found::Other(other) => other,
+        };
+        let (shared, key, at) = (Arc::clone(self), key.clone(), at.clone());
+        let named = on_keeper(async move {
+            // It looks through all of /proc.
+            let name = move || other.error(&key, &shared.namespace, &at);
+            let named = tokio::task::spawn_blocking(name).await;
+            named.map_err(|error| BackendError::new(Kind::Unavailable, error))
+        });
+        Err(named.await.unwrap_or_else(|error| error))
+    }
+
     fn try_change<T>(
         &self,
         key: &LockKey,
         change: &impl Fn(&mut KeyRecord, Timestamp) -> Result<(T, bool), BackendError>,
-    ) -> Result<Option<T>, BackendError> {
+    ) -> Result<Tried<T>, BackendError> {
         let (home, now) = (Home::own(), Timestamp::now());
         let at = self.address(key)?;
         let apply = |record: &mut KeyRecord| match change(record, now) {
             Ok((answer, changed)) => (Ok(answer), changed),
             Err(error) => (Err(error), false),
         };
-        if let Some(lease) = self.own(&home, &at, key)?
-            && let Some(answer) = lease.edit(apply)
-        {
-            return answer?.map(Some);
+        if let Some(lease) = self.own(&home, &at, key)? {
+            if !matches!(lease.verify()?, Renewal::Extended(_))
+                && let Some(holder) = lease.look(|record| record.holder(now, true))
+            {
+                return Ok(Tried::Lost(holder));
+            }
+            if let Some(answer) = lease.edit(apply) {
+                return answer?.map(Tried::Done);
+            }
         }
         match at.bind().map_err(|error| refused("take", key, &at, &error))? {
-            Bound::Taken => Ok(None),
+            Bound::Taken => Ok(Tried::Taken),
             Bound::Mine(listener) => {
                 let kept = self.load(&home, &at, key, true, now);
-                let changed = kept.and_then(|mut kept| {
+                let changed = kept.and_then(|kept| {
+                    let Some(mut kept) = kept else { return Ok(Tried::InOtherHands) };
                     let answer = kept.change(apply)?;
                     if kept.is_in_memory() {
-                        home.remember(&at, kept.record, now);
+                        home.remember(&at, &self.namespace, kept.record, now);
                     }
-                    answer
+                    answer.map(Tried::Done)
                 });
                 listener.close();
-                changed.map(Some)
+                changed
             }
         }
     }
@@ -329,30 +443,16 @@ impl Shared {
         key: &LockKey,
         change: impl Fn(&mut KeyRecord, Timestamp) -> Result<(T, bool), BackendError>,
     ) -> Result<Change<T>, BackendError> {
-        let turn = Turn::new();
-        let mut pause = Pause::default();
+        let at = self.address(key)?;
+        let mut turn = Turn::new();
         loop {
-            if let Some(made) = self.try_change(key, &change)? {
-                return Ok(Change::Made(made));
-            }
-            let (shared, asked) = (Arc::clone(self), key.clone());
-            let found = on_keeper(async move {
-                let at = shared.address(&asked)?;
-                let found = ask(&at, &shared.namespace, &asked).await?;
-                if !matches!(found, Found::Holder(..) | Found::Stopped(_)) {
-                    sleep(pause.next()).await;
-                }
-                Ok((found, pause))
-            });
-            let (found, paused) = found.await?;
-            pause = paused;
-            match found {
-                Found::Holder(banner, _) => return Ok(Change::Busy(Some(banner.holder()))),
-                Found::Stopped(_) => return Ok(Change::Busy(None)),
-                Found::Nobody | Found::HungUp(_) if turn.is_over() => {
-                    return Err(nobody(key, &self.address(key)?));
-                }
-                Found::Nobody | Found::HungUp(_) => {}
+            let in_other_hands = match self.try_change(key, &change)? {
+                Tried::Done(made) => return Ok(Change::Made(made)),
+                Tried::Lost(holder) => return Ok(Change::Busy(holder)),
+                tried => matches!(tried, Tried::InOtherHands),
+            };
+            if let Some(holder) = self.ask(key, &at, &mut turn, in_other_hands).await? {
+                return Ok(Change::Busy(holder.named()));
             }
         }
     }
@@ -466,6 +566,7 @@ impl Shared {
 }
 
 /// How long an address may be in use without anybody who says why: it changes hands, or a dying process has not closed it yet.
+#[derive(Debug, Clone, Copy)]
 struct Turn {
     until: std::time::Instant,
     waits: u32,
@@ -506,12 +607,11 @@ async fn on_keeper<T: Send + 'static>(
             () = tell.closed() => return,
             answer = work => answer,
         };
-        // An answer that nobody waits for is dropped, and a lease in it frees its lock.
         let _ = tell.send(answer);
     });
     told.await.unwrap_or_else(|_| {
         let why = "the keeper's thread dropped a request";
-        Err(BackendError::new(Kind::Unavailable, why).effect_unknown())
+        Err(BackendError::new(Kind::Unavailable, why))
     })
 }
 
@@ -546,21 +646,21 @@ impl LockBackend for SocketBackend {
         let mut replies = Vec::with_capacity(requests.len());
         for (at, request) in requests.iter().enumerate() {
             replies.push(match self.0.attempt(request, now) {
-                Ok(Some(reply)) => Ok(reply),
+                Ok(Tried::Done(reply)) => Ok(reply),
                 Err(error) => Err(error),
-                Ok(None) => {
-                    contended.push(at);
+                Ok(tried) => {
+                    contended.push((at, matches!(tried, Tried::InOtherHands)));
                     Ok(Reply::Busy { holder: None })
                 }
             });
         }
         // All are asked at once: one that hangs holds up no other for longer than it hangs itself.
         let mut asked = Vec::with_capacity(contended.len());
-        for at in &contended {
-            let (shared, request) = (Arc::clone(&self.0), requests[*at].clone());
-            asked.push(Box::pin(on_keeper(async move { shared.contend(&request).await })));
+        for (at, in_other_hands) in contended.iter().copied() {
+            let (shared, request) = (Arc::clone(&self.0), requests[at].clone());
+            asked.push(Box::pin(async move { shared.contend(&request, in_other_hands).await }));
         }
-        for (at, answer) in contended.into_iter().zip(join(asked).await) {
+        for ((at, _), answer) in contended.into_iter().zip(join(asked).await) {
             replies[at] = answer;
         }
         replies

@@ -1,7 +1,7 @@
 //! What a holder says to whoever connects: one line, which a person can read too (`nc 127.0.0.1 17001`).
 //!
 //! ```text
-//!   solocron/1 namespace=billing key=nightly%20report node=web-1/4711/0b1c pid=4711 since=1792800000000000 tick=- fence=1792800000000000
+//!   solocron/1 namespace=billing key=nightly%20report node=web-1/4711/0b1c pid=4711 since=1792800000000000 tick=- fence=1792800000000000 state=66305:7
 //! ```
 //!
 //! Everything that is not plain ASCII is written as `%XX`. It holds no secret: the nonce, which proves ownership, is not in it.
@@ -10,6 +10,8 @@ use std::fmt::Write;
 
 use solocron::jiff::Timestamp;
 use solocron::lock::{Fence, Holder, LockKey, Mark, NodeId, Nonce};
+
+use crate::state::DirId;
 
 /// The protocol and its version.
 pub(crate) const MAGIC: &str = "solocron/1";
@@ -27,17 +29,24 @@ pub(crate) struct Banner {
     pub(crate) since: Timestamp,
     pub(crate) tick: Option<Mark>,
     pub(crate) fence: Fence,
+    /// Where the record is kept, if it is.
+    pub(crate) state: Option<DirId>,
+    /// There is no room: whoever is told so is not kept until the lock is free.
+    pub(crate) full: bool,
 }
 
 impl Banner {
     /// The line, with its end.
     pub(crate) fn line(&self) -> String {
-        let Self { namespace, key, node, pid, since, tick, fence } = self;
+        let Self { namespace, key, node, pid, since, tick, fence, state, full } = self;
         let (key, node) = (escaped(key.as_str()), escaped(node.as_str()));
         let since = since.as_microsecond();
         let tick = tick.map_or_else(|| "-".to_owned(), |tick| tick.as_millis().to_string());
+        let state =
+            state.map_or_else(|| "-".to_owned(), |DirId { dev, ino }| format!("{dev}:{ino}"));
+        let full = if *full { " full=yes" } else { "" };
         format!(
-            "{MAGIC} namespace={namespace} key={key} node={node} pid={pid} since={since} tick={tick} fence={fence}\n"
+            "{MAGIC} namespace={namespace} key={key} node={node} pid={pid} since={since} tick={tick} fence={fence} state={state}{full}\n"
         )
     }
 
@@ -54,6 +63,13 @@ impl Banner {
             "-" => None,
             millis => Some(Mark::from_millis(millis.parse().ok()?)),
         };
+        let state = match field("state")? {
+            "-" => None,
+            id => {
+                let (dev, ino) = id.split_once(':')?;
+                Some(DirId { dev: dev.parse().ok()?, ino: ino.parse().ok()? })
+            }
+        };
         Some(Self {
             namespace: field("namespace")?.to_owned(),
             key: LockKey::new(unescaped(field("key")?)?).ok()?,
@@ -62,6 +78,8 @@ impl Banner {
             since: Timestamp::from_microsecond(field("since")?.parse().ok()?).ok()?,
             tick,
             fence: Fence::new(field("fence")?.parse().ok()?),
+            state,
+            full: field("full").is_some(),
         })
     }
 
@@ -110,7 +128,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_said_is_understood(key in ".{1,300}", node in ".{0,40}", tick in proptest::option::of(any::<i64>())) {
+        fn whatever_is_said_is_understood(key in ".{1,300}", node in ".{0,40}", tick in proptest::option::of(any::<i64>()),
+            state in proptest::option::of((any::<u64>(), any::<u64>())), full: bool
+        ) {
             let banner = Banner {
                 namespace: "billing".to_owned(),
                 key: LockKey::new(key).unwrap(),
@@ -119,6 +139,8 @@ mod tests {
                 since: Timestamp::from_microsecond(1_792_800_000_000_001).unwrap(),
                 tick: tick.map(Mark::from_millis),
                 fence: Fence::new(7),
+                state: state.map(|(dev, ino)| DirId { dev, ino }),
+                full,
             };
             let line = banner.line();
             prop_assert!(line.len() <= LONGEST && line.matches('\n').count() == 1);
@@ -132,7 +154,7 @@ mod tests {
 
         #[test]
         fn a_banner_cut_anywhere_is_no_banner(cut in 0usize..120) {
-            let line = "solocron/1 namespace=n key=k node=h/1/2 pid=1 since=5 tick=- fence=7\n";
+            let line = "solocron/1 namespace=n key=k node=h/1/2 pid=1 since=5 tick=- fence=7 state=1:2\n";
             prop_assert_eq!(Banner::parse(&line[..cut.min(line.len() - 1)]), None);
         }
     }

@@ -75,7 +75,7 @@ impl SocketBuilder {
         self
     }
 
-    /// Keeps marks, notes and fences in this directory, in a file a lock. Default: nothing is remembered.
+    /// Keeps marks, notes and fences in this directory, in a file a lock and namespace. Default: nothing is remembered.
     ///
     /// All processes of the namespace name the same directory, on a local file system. It is made with mode 0700 if it is missing, but
     /// never its parent. What is claimed outlives every death of a process; ticks that were due before this boot of the machine are not
@@ -111,7 +111,8 @@ impl SocketBuilder {
             let why = "only Linux has abstract sockets: give each lock a port";
             return Err(Invalid::new("port", "none", why).into());
         }
-        let state = state_dir.map(|dir| StateDir::open(&dir)).transpose()?;
+        let state = state_dir.map(|dir| StateDir::open(&dir, namespace.clone()));
+        let state = state.transpose()?;
         Ok(SocketBackend::with(namespace, tcp.then_some(ports), state))
     }
 }

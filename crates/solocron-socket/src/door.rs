@@ -21,18 +21,17 @@ use tokio::sync::Notify;
 
 use crate::addr::Listener;
 use crate::banner::Banner;
+use crate::guests::{Guest, Guests};
 use crate::stream::{Peer, Stream};
-
-/// More connections than this are turned away: descriptors are a shared good of the process.
-const MOST: usize = 4096;
 
 /// The door of one lease.
 pub(crate) struct Door {
     /// In a forked child, what the door holds is the parent's and is never dropped.
     pid: u32,
-    banner: String,
+    banner: Banner,
     state: Mutex<State>,
     closed: Notify,
+    guests: Guests,
 }
 
 struct State {
@@ -89,13 +88,14 @@ impl Live {
 
 impl Door {
     /// The door of a lock that was just taken. [`open`](Self::open) lets people in.
-    pub(crate) fn new(listener: Listener, banner: &Banner) -> Arc<Self> {
+    pub(crate) fn new(listener: Listener, banner: &Banner, guests: Guests) -> Arc<Self> {
         let state = State { listener: Stage::Waiting(listener), waiters: HashMap::new(), next: 0 };
         Arc::new(Self {
             pid: std::process::id(),
-            banner: banner.line(),
+            banner: banner.clone(),
             state: Mutex::new(state),
             closed: Notify::new(),
+            guests,
         })
     }
 
@@ -105,9 +105,9 @@ impl Door {
     }
 
     /// Lets people in, on the keeper's thread.
-    pub(crate) fn open(self: &Arc<Self>) -> io::Result<()> {
+    pub(crate) fn open(self: &Arc<Self>, keeper: &Keeper) {
         let door = Arc::clone(self);
-        Keeper::thread()?.spawn(async move {
+        keeper.spawn(async move {
             match door.begin() {
                 Ok(true) => door.serve().await,
                 Ok(false) => {}
@@ -116,7 +116,6 @@ impl Door {
                 }
             }
         });
-        Ok(())
     }
 
     /// False where it is closed already. The first descriptor is kept until the second one works: to drop it is to free the lock.
@@ -148,12 +147,14 @@ impl Door {
             match accepted {
                 None => return,
                 Some(Ok(stream)) => {
-                    if let Some((id, stream)) = self.let_in(stream) {
+                    if let Some((guest, id, stream)) = self.let_in(stream) {
                         let door = Arc::clone(self);
                         tokio::spawn(async move {
-                            // What it says is of no interest, but that it hangs up is. Our own shutdown ends this as well.
-                            while stream.receive(&mut [0; 64]).await > 0 {}
+                            // It hangs up, or our own shutdown ends this; and a guest that says anything is no waiter.
+                            stream.receive(&mut [0; 64]).await;
+                            stream.end();
                             door.state().waiters.remove(&id);
+                            drop((stream, guest));
                         });
                     }
                 }
@@ -177,21 +178,25 @@ impl Door {
     }
 
     /// Says who holds the lock, and keeps the connection. `None`: it is not kept.
-    fn let_in(&self, stream: Stream) -> Option<(u64, Arc<Stream>)> {
+    fn let_in(&self, stream: Stream) -> Option<(Guest, u64, Arc<Stream>)> {
         // Any user may connect to an abstract name; the names of locks and hosts are none of their business.
         if stream.peer().ok()?.is_some_and(|peer: Peer| !peer.is_trusted()) {
             return None;
         }
+        let guest = self.guests.admit();
         let stream = Arc::new(stream);
         let mut state = self.state();
-        if matches!(state.listener, Stage::Closed) || state.waiters.len() >= MOST {
+        if matches!(state.listener, Stage::Closed) {
             return None;
         }
-        stream.send(self.banner.as_bytes()).ok()?;
+        // Whoever is turned away is told who holds as well: an end without a word is that of a stranger.
+        let banner = Banner { full: guest.is_none(), ..self.banner.clone() };
+        stream.send(banner.line().as_bytes()).ok()?;
+        let guest = guest?;
         state.next += 1;
         let id = state.next;
         state.waiters.insert(id, Arc::clone(&stream));
-        Some((id, stream))
+        Some((guest, id, stream))
     }
 
     /// Gives the lock up: first the address, then whoever waits. Nothing, the second time.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use nix::errno::Errno;
 use solocron::lock::{Holder, LockKey, NodeId};
@@ -10,6 +11,7 @@ use solocron::{BackendError, Kind};
 use crate::addr::Address;
 use crate::banner::Banner;
 use crate::peer;
+use crate::state::DirId;
 use crate::stream::Peer;
 
 impl fmt::Display for Address {
@@ -60,6 +62,23 @@ pub(crate) fn stranger(key: &LockKey, at: &Address, peer: Option<Peer>, how: &st
     BackendError::new(Kind::Misconfigured, why)
 }
 
+/// Whoever listens hangs up without a word, for longer than a lock changes hands.
+pub(crate) fn hung_up(key: &LockKey, at: &Address, peer: Option<Peer>) -> BackendError {
+    let own = nix::unistd::geteuid();
+    match peer {
+        // Everybody trusts root, and root trusts only itself.
+        Some(peer) if peer.uid != own.as_raw() => {
+            let why = format!(
+                "{at} of {key} is taken by {peer}, and this process, of user {own}, is turned away: a holder talks to processes of \
+                 its own user and of root only; run every process of this namespace as one user, or choose another {}",
+                choice(at)
+            );
+            BackendError::new(Kind::Denied, why)
+        }
+        _ => stranger(key, at, peer, "it hangs up without a word"),
+    }
+}
+
 /// A process of another user has the name.
 pub(crate) fn foreign(key: &LockKey, at: &Address, peer: Peer) -> BackendError {
     let own = nix::unistd::geteuid();
@@ -71,22 +90,51 @@ pub(crate) fn foreign(key: &LockKey, at: &Address, peer: Peer) -> BackendError {
     BackendError::new(Kind::Denied, why)
 }
 
-/// A holder, of something else; what its banner says, or this process itself.
+/// A holder, of something else.
 pub(crate) fn another_lock(
     key: &LockKey,
     namespace: &str,
     at: &Address,
-    found: &LockKey,
-    by: Option<&Banner>,
+    by: &Banner,
 ) -> BackendError {
-    let (node, other) = by.map_or_else(
-        || ("this process".to_owned(), namespace),
-        |banner| (banner.node.to_string(), banner.namespace.as_str()),
-    );
+    let Banner { node, key: found, namespace: other, .. } = by;
     let why = format!(
-        "{at} of {key} in namespace {namespace} is held by {node} for {found} in namespace {:?}: give each lock a {} of its own",
-        other,
+        "{at} of {key} in namespace {namespace} is held by {node} for {found} in namespace {other:?}: give each lock a {} of its own",
         choice(at)
+    );
+    BackendError::new(Kind::Misconfigured, why)
+}
+
+/// A holder of this key that keeps its records somewhere else; or not, where this process does.
+pub(crate) fn another_directory(
+    key: &LockKey,
+    at: &Address,
+    by: &Banner,
+    own: Option<DirId>,
+) -> BackendError {
+    let named = |id: Option<DirId>| {
+        id.map_or_else(
+            || "none".to_owned(),
+            |DirId { dev, ino }| format!("device {dev}, inode {ino}"),
+        )
+    };
+    let why = format!(
+        "{at} of {key} is held by {}, which keeps its records in another state directory ({}) than this process ({}): name the \
+         same one in every process of namespace {}",
+        by.node,
+        named(by.state),
+        named(own),
+        by.namespace
+    );
+    BackendError::new(Kind::Misconfigured, why)
+}
+
+/// The address is free, and the record is in somebody's hand all the same, for longer than a lock changes hands.
+pub(crate) fn in_other_hands(key: &LockKey, at: &Address, path: &Path) -> BackendError {
+    let why = format!(
+        "{at} of {key} is free, but its record {} is held through another address or network namespace: give every process that \
+         uses this directory the same kind of address and the same network, or another namespace",
+        path.display()
     );
     BackendError::new(Kind::Misconfigured, why)
 }

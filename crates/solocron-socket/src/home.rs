@@ -12,21 +12,27 @@ use solocron::jiff::Timestamp;
 use solocron::lock::{KeyRecord, LockKey, Nonce};
 
 use crate::addr::Address;
+use crate::guests::Guests;
 use crate::lease::Lease;
 
 /// One process.
 #[derive(Debug)]
 pub(crate) struct Home {
     pid: u32,
+    /// Whoever is connected to one of its sockets.
+    pub(crate) guests: Guests,
     state: Mutex<State>,
 }
+
+/// A lock: its address, its namespace and its key. An abstract name says all three, a port only itself.
+type Name = (Address, String, LockKey);
 
 #[derive(Debug, Default)]
 struct State {
     held: HashMap<Address, (u64, Weak<Lease>)>,
     next: u64,
     /// The records of locks without a state directory, and when each was last put back.
-    records: HashMap<Address, (KeyRecord, Timestamp)>,
+    records: HashMap<Name, (KeyRecord, Timestamp)>,
     /// Nonces are not sent by two processes, so that this one remembers them is enough.
     refused: Vec<(Nonce, Timestamp)>,
 }
@@ -40,7 +46,7 @@ struct Registry {
 
 impl Registry {
     fn new(pid: u32) -> Self {
-        let home = Arc::new(Home { pid, state: Mutex::default() });
+        let home = Arc::new(Home { pid, guests: Guests::default(), state: Mutex::default() });
         Self { home, child: OnceLock::new() }
     }
 
@@ -95,13 +101,20 @@ impl Home {
     }
 
     /// The record of a lock without a state directory.
-    pub(crate) fn record(&self, at: &Address, key: &LockKey) -> KeyRecord {
-        let known = self.state().records.get(at).map(|(record, _)| record.clone());
+    pub(crate) fn record(&self, at: &Address, namespace: &str, key: &LockKey) -> KeyRecord {
+        let name = (at.clone(), namespace.to_owned(), key.clone());
+        let known = self.state().records.get(&name).map(|(record, _)| record.clone());
         known.unwrap_or_else(|| KeyRecord::new(key.clone()))
     }
 
     /// Puts it back.
-    pub(crate) fn remember(&self, at: &Address, record: KeyRecord, now: Timestamp) {
+    pub(crate) fn remember(
+        &self,
+        at: &Address,
+        namespace: &str,
+        record: KeyRecord,
+        now: Timestamp,
+    ) {
         /// With so many, those are forgotten that no delayed request can mean any more.
         const MANY: usize = 4096;
         let mut state = self.state();
@@ -109,7 +122,8 @@ impl Home {
             let old = now.checked_sub(KeyRecord::REFUSED_FOR).unwrap_or(Timestamp::MIN);
             state.records.retain(|_, (_, put)| *put > old);
         }
-        state.records.insert(at.clone(), (record, now));
+        let name = (at.clone(), namespace.to_owned(), record.key().clone());
+        state.records.insert(name, (record, now));
     }
 
     /// Refuses a nonce for as long as a record would.

@@ -1,8 +1,8 @@
 //! What the winner of a key owns: the socket that listens, and the record that nobody else can change meanwhile.
 //!
 //! ```text
-//!   held ── release, revoke: write the record, close the socket, end the waiters' connections ──► over
-//!    └───── drop: close the socket, end the connections; the record goes on naming a holder that nobody has to ask about
+//!   held ── release, revoke: write the record, let go of it, close the socket, end the waiters' connections ──► over
+//!    └───── drop: let go of the record, close the socket, end the connections; the record goes on naming a holder that nobody has to ask about
 //! ```
 
 use std::fmt;
@@ -13,6 +13,7 @@ use solocron::jiff::Timestamp;
 use solocron::lock::{KeyRecord, LockKey, Lost, Nonce, Released, Renewal, Validity};
 
 use crate::addr::Address;
+use crate::banner::Banner;
 use crate::door::Door;
 use crate::home::Home;
 use crate::state::Kept;
@@ -26,6 +27,8 @@ pub(crate) struct Lease {
     pub(crate) key: LockKey,
     pub(crate) nonce: Nonce,
     pub(crate) at: Address,
+    /// What others are told.
+    pub(crate) banner: Banner,
     home: Arc<Home>,
     entry: u64,
     door: Arc<Door>,
@@ -44,6 +47,7 @@ impl Lease {
         home: &Arc<Home>,
         at: &Address,
         nonce: Nonce,
+        banner: Banner,
         door: &Arc<Door>,
         kept: Kept,
     ) -> Arc<Self> {
@@ -51,6 +55,7 @@ impl Lease {
             key: kept.record.key().clone(),
             nonce,
             at: at.clone(),
+            banner,
             home: Arc::clone(home),
             entry: home.enter(at.clone(), Weak::clone(this)),
             door: Arc::clone(door),
@@ -112,6 +117,7 @@ impl Lease {
             answer = Released::NotOwner { mark: kept.record.last().map(|last| last.mark) };
         }
         self.remember(kept);
+        kept.let_go();
         *state = State::Over { answer, why };
         self.door.close();
         drop(state);
@@ -122,22 +128,12 @@ impl Lease {
     /// Before the lock is given up: whoever takes it next in this process reads it.
     fn remember(&self, kept: &Kept) {
         if kept.is_in_memory() {
-            self.home.remember(&self.at, kept.record.clone(), Timestamp::now());
-        }
-    }
-
-    /// Ends a lease that [`verify`](Self::verify) found lost.
-    pub(crate) fn lose(&self, why: Lost) {
-        if !self.home.is_mine() {
-            return;
-        }
-        let mut state = self.state();
-        if let State::Held(kept) = &*state {
-            let mark = kept.record.last().map(|last| last.mark);
-            *state = State::Over { answer: Released::NotOwner { mark }, why };
-            self.door.close();
-            drop(state);
-            self.home.leave(&self.at, self.entry);
+            self.home.remember(
+                &self.at,
+                &self.banner.namespace,
+                kept.record.clone(),
+                Timestamp::now(),
+            );
         }
     }
 
@@ -163,8 +159,14 @@ impl Drop for Lease {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let State::Held(kept) = state {
             if kept.is_in_memory() {
-                self.home.remember(&self.at, kept.record.clone(), Timestamp::now());
+                self.home.remember(
+                    &self.at,
+                    &self.banner.namespace,
+                    kept.record.clone(),
+                    Timestamp::now(),
+                );
             }
+            kept.let_go();
             self.door.close();
             self.home.leave(&self.at, self.entry);
         }

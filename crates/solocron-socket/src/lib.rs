@@ -31,6 +31,7 @@ mod banner;
 mod config;
 mod door;
 mod error;
+mod guests;
 mod home;
 mod lease;
 #[cfg(target_os = "linux")]

@@ -5,6 +5,7 @@
 //!
 //!   waiter ── connect ──► the line: in order of arrival
 //!          ◄── "!" ────── you are the first: watch the holder
+//!          ◄── "-" ────── there is no room: watch the holder all the same
 //!          ── hang up ──► has the lock, or gave up: the next one is called
 //! ```
 //!
@@ -25,10 +26,24 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::addr::{connect_abstract, listen_abstract};
+use crate::home::Home;
 use crate::stream::{Peer, Stream};
 
 /// What the first in line is sent.
 const CALL: &[u8] = b"!";
+/// What is sent to those for whom there is no room.
+const FULL: &[u8] = b"-";
+
+/// What becomes of a place in the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Called {
+    /// This one is the first.
+    First,
+    /// There was no room.
+    Full,
+    /// There is no line any more.
+    Ended,
+}
 
 /// A place in the line. Dropping it leaves.
 #[derive(Debug)]
@@ -64,15 +79,21 @@ impl Place {
         None
     }
 
-    /// Waits to be called. False: the line has ended.
-    pub(crate) async fn called(&self) -> bool {
-        self.0.receive(&mut [0]).await > 0
+    /// Waits to be called.
+    pub(crate) async fn called(&self) -> Called {
+        let mut said = [0];
+        match self.0.receive(&mut said).await {
+            0 => Called::Ended,
+            _ if said == FULL => Called::Full,
+            _ => Called::First,
+        }
     }
 }
 
 /// Serves until the line is empty.
 async fn serve(listener: StdListener) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
+    let guests = Home::own().guests.clone();
     let (leave, mut left) = mpsc::unbounded_channel();
     let mut line = VecDeque::<(u64, Arc<Stream>)>::new();
     let mut next = 0;
@@ -84,6 +105,12 @@ async fn serve(listener: StdListener) -> io::Result<()> {
                     if !stream.peer()?.is_some_and(Peer::is_trusted) {
                         continue;
                     }
+                    let Some(guest) = guests.admit() else {
+                        if let Err(error) = stream.send(FULL) {
+                            tracing::trace!(%error, "whoever came to a full line has just left");
+                        }
+                        continue;
+                    };
                     next += 1;
                     let id = next;
                     line.push_back((id, Arc::clone(&stream)));
@@ -92,8 +119,11 @@ async fn serve(listener: StdListener) -> io::Result<()> {
                     }
                     let leave = leave.clone();
                     tokio::spawn(async move {
-                        while stream.receive(&mut [0; 16]).await > 0 {}
+                        // It hangs up; and whoever says anything here does not wait.
+                        stream.receive(&mut [0; 16]).await;
+                        stream.end();
                         let _ = leave.send(id);
+                        drop((stream, guest));
                     });
                 }
                 // Out of descriptors, most likely; whoever connected waits in the queue.

@@ -1,7 +1,10 @@
 //! Who a process is, for the messages of errors. Only asked for when there is trouble.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
@@ -40,7 +43,41 @@ fn named(pid: i32) -> String {
 
 /// Who has a TCP port of this host, as far as this process may see: `/proc/net/tcp` names its user and socket, and the processes of
 /// the same user (all of them, for root) show which of them has that socket.
+///
+/// It looks through the descriptors of all processes, and so may block for long, and is not asked for again within seconds.
 pub(crate) fn owner_of_port(port: u16) -> Option<String> {
+    static OWNERS: Mutex<Owners> = Mutex::new(Owners(BTreeMap::new()));
+    debug_assert_ne!(
+        std::thread::current().name(),
+        Some("solocron-keeper"),
+        "every lease of the process waits for this"
+    );
+    // Never waited for: a child may have been forked while another thread had it.
+    match OWNERS.try_lock() {
+        Ok(mut owners) => owners.of(port, Instant::now(), look_for_owner),
+        Err(_) => look_for_owner(port),
+    }
+}
+
+/// Who had which port, and when that was found out.
+struct Owners(BTreeMap<u16, (Instant, Option<String>)>);
+
+impl Owners {
+    const FRESH: Duration = Duration::from_secs(3);
+
+    fn of(
+        &mut self,
+        port: u16,
+        now: Instant,
+        look: impl FnOnce(u16) -> Option<String>,
+    ) -> Option<String> {
+        self.0.retain(|_, (at, _)| now.duration_since(*at) < Self::FRESH);
+        let (_, owner) = self.0.entry(port).or_insert_with(|| (now, look(port)));
+        owner.clone()
+    }
+}
+
+fn look_for_owner(port: u16) -> Option<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
     let (uid, inode) = tables.iter().flatten().find_map(|table| owner_in(table, port))?;
     let link = format!("socket:[{inode}]");
@@ -85,6 +122,21 @@ mod tests {
         assert_eq!(owner_in(table, 0x4269), Some((1000, 222)), "the one that listens");
         assert_eq!(owner_in(table, 1), None);
         assert_eq!(owner_in("", 1), None);
+    }
+
+    #[test]
+    fn who_has_a_port_is_looked_for_once_in_some_seconds_and_then_again() {
+        let (mut owners, begun) = (Owners(BTreeMap::new()), Instant::now());
+        let mut looked = Vec::new();
+        for (port, after) in [(1, 0), (1, 1), (2, 1), (1, 2), (1, 3), (2, 3), (2, 4)] {
+            let now = begun + Duration::from_secs(after);
+            let look = |port: u16| {
+                looked.push((port, after));
+                Some(port.to_string())
+            };
+            assert_eq!(owners.of(port, now, look), Some(port.to_string()));
+        }
+        assert_eq!(looked, [(1, 0), (2, 1), (1, 3), (2, 4)]);
     }
 
     #[test]

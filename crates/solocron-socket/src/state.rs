@@ -1,21 +1,30 @@
 //! What is remembered of a key: in a file of the state directory, or, without one, in this process.
 //!
-//! Whoever has the key in hand reads and writes its file; the socket sees to it that this is one process. The file is the flock
-//! backend's: two checksummed slots, written in turn, never deleted.
+//! ```text
+//!   <state_dir>/<namespace>@<slug of the key>.state      two checksummed slots, written in turn, never deleted
+//!
+//!   load ──► flock ── in use ──► held through another address: nothing is read or written
+//!             └─ mine ──► the record, until it is let go: unlock first, then the address is freed
+//! ```
+//!
+//! The socket sees to it that one process of those that meet on it has the key in hand. What it cannot see is another way to the same
+//! file: a port here and an abstract name there, or another network namespace that shares the directory. The `flock(2)` does.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use solocron::jiff::Timestamp;
 use solocron::lock::files::slots::{self, Content, Of};
 use solocron::lock::files::{self, Inode, Known, Opened, Rights, Seen, directory, refused};
 use solocron::lock::{Epoch, Holder, KeyRecord, LockKey};
-use solocron::{BackendError, Invalid};
+use solocron::{BackendError, Invalid, Kind};
 
 /// A state directory.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     dir: PathBuf,
+    namespace: String,
     rights: Rights,
     known: Known,
 }
@@ -27,9 +36,18 @@ pub(crate) struct Kept {
     file: Option<Written>,
 }
 
-/// The file of a record in hand.
+/// Which directory this is, whatever its name and whoever asks: what all processes of a namespace must agree about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DirId {
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
+}
+
+/// The file of a record in hand, locked until this is dropped.
 #[derive(Debug)]
 struct Written {
+    /// In a forked child the lock is the parent's, and stays.
+    pid: u32,
     path: PathBuf,
     file: File,
     inode: Inode,
@@ -37,29 +55,58 @@ struct Written {
 }
 
 impl StateDir {
-    pub(crate) fn open(dir: &Path) -> Result<Self, Invalid> {
+    pub(crate) fn open(dir: &Path, namespace: String) -> Result<Self, Invalid> {
         let (dir, rights) = directory::prepare("state directory", dir, false, false)?;
-        Ok(Self { dir, rights, known: Known::default() })
+        Ok(Self { dir, namespace, rights, known: Known::default() })
+    }
+
+    /// Which one it is now.
+    pub(crate) fn id(&self) -> Result<DirId, BackendError> {
+        let found = std::fs::symlink_metadata(&self.dir)
+            .map_err(|error| refused("look at", &self.dir, &error))?;
+        Ok(DirId { dev: found.dev(), ino: found.ino() })
     }
 
     /// The file of a key.
     pub(crate) fn path(&self, key: &LockKey) -> PathBuf {
-        self.dir.join(format!("{}.state", key.slug()))
+        // No namespace has an '@'.
+        self.dir.join(format!("{}@{}.state", self.namespace, key.slug()))
     }
 
-    /// The record, with the key in hand. A key that was never written has a file only if it is to be made.
+    /// The record, with the key in hand. A key that was never written has a file only if it is to be made. `None`: somebody else has
+    /// its file in hand.
     pub(crate) fn load(
         &self,
         key: &LockKey,
         create: bool,
         now: Timestamp,
-    ) -> Result<Kept, BackendError> {
+    ) -> Result<Option<Kept>, BackendError> {
+        /// How often a file may be replaced between opening and locking it.
+        const TRIES: u32 = 64;
         let path = self.path(key);
-        let Some(Opened { file, inode }) = files::open(&path, self.rights, create)? else {
-            return Ok(Kept::in_memory(KeyRecord::new(key.clone())));
-        };
-        let (record, seq) = files::load(&path, &file, key, now, false)?;
-        Ok(Kept { record, file: Some(Written { path, file, inode, seq }) })
+        for _ in 0..TRIES {
+            let Some(Opened { file, inode }) = files::open(&path, self.rights, create)? else {
+                return Ok(Some(Kept::in_memory(KeyRecord::new(key.clone()))));
+            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(refused("lock", &path, &error)),
+            }
+            let pid = std::process::id();
+            let mut written = Written { pid, path: path.clone(), file, inode, seq: 0 };
+            if !written.in_place()? {
+                continue;
+            }
+            let (record, seq) = files::load(&path, &written.file, key, now, false)?;
+            written.seq = seq;
+            return Ok(Some(Kept { record, file: Some(written) }));
+        }
+        let why = format!(
+            "record file {} is replaced again and again: find out who deletes or renames it",
+            path.display()
+        );
+        Err(BackendError::new(Kind::Unavailable, why))
     }
 
     /// What the file says, without the key in hand.
@@ -149,8 +196,30 @@ impl Kept {
 
     /// Whether the file, if there is one, still stands at its path.
     pub(crate) fn in_place(&self) -> Result<bool, BackendError> {
-        let Some(Written { path, inode, .. }) = &self.file else { return Ok(true) };
+        self.file.as_ref().map_or(Ok(true), Written::in_place)
+    }
+
+    /// Lets go of the file, before the address is freed: whoever takes that next must find it free.
+    pub(crate) fn let_go(&mut self) {
+        self.file = None;
+    }
+}
+
+impl Written {
+    fn in_place(&self) -> Result<bool, BackendError> {
+        let Self { path, inode, .. } = self;
         let found = files::at(path).map_err(|error| refused("look at", path, &error))?;
         Ok(found == Some(*inode))
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        // Not by closing alone: a forked child may have a copy of the descriptor.
+        if self.pid == std::process::id()
+            && let Err(error) = self.file.unlock()
+        {
+            tracing::debug!(%error, "a record file could not be unlocked; closing it does");
+        }
     }
 }

@@ -13,8 +13,9 @@ use tokio::time::sleep;
 
 use crate::addr::Address;
 use crate::ask::{Found, ask};
+use crate::banner::Banner;
 #[cfg(target_os = "linux")]
-use crate::line::Place;
+use crate::line::{Called, Place};
 
 /// What a waiter holds. Dropping it hangs up.
 #[derive(Debug)]
@@ -90,14 +91,19 @@ impl Wanted {
         let mut pause = Pause::default();
         loop {
             match ask(&self.at, &self.namespace, &self.key).await {
+                // There is no room for one more who waits: look again.
+                Ok(Found::Holder(Banner { full: true, .. }, _)) => sleep(pause.next()).await,
                 Ok(Found::Holder(_, stream) | Found::Stopped(stream)) => {
-                    pause = Pause::default();
-                    while stream.receive(&mut [0; 64]).await > 0 {}
+                    match stream.receive(&mut [0; 64]).await {
+                        0 => pause = Pause::default(),
+                        // A holder has said everything with its banner.
+                        _ => sleep(pause.next()).await,
+                    }
                 }
                 // Free, or about to be. The core makes a pause where that is said too often.
                 Ok(Found::Nobody | Found::HungUp(_)) => {}
                 // It is the attempt that says what is wrong.
-                Err(_) => sleep(pause.next()).await,
+                Ok(Found::Other(_)) | Err(_) => sleep(pause.next()).await,
             }
             calls.tell().await;
         }
@@ -114,12 +120,11 @@ async fn lined_up(line: &str, calls: &Calls) -> Option<Place> {
         let place = Place::take(line).await?;
         loop {
             tokio::select! {
-                called = place.called() => {
-                    if called {
-                        return Some(place);
-                    }
-                    break;
-                }
+                called = place.called() => match called {
+                    Called::First => return Some(place),
+                    Called::Full => return None,
+                    Called::Ended => break,
+                },
                 () = sleep(RARELY + random(RARELY / 4)) => calls.tell().await,
             }
         }
@@ -128,10 +133,10 @@ async fn lined_up(line: &str, calls: &Calls) -> Option<Place> {
 
 /// 1 ms doubling to 100 ms, each up to a half longer.
 #[derive(Debug, Default)]
-pub(crate) struct Pause(u32);
+struct Pause(u32);
 
 impl Pause {
-    pub(crate) fn next(&mut self) -> Duration {
+    fn next(&mut self) -> Duration {
         let step = Duration::from_millis(100.min(1 << self.0));
         self.0 = (self.0 + 1).min(7);
         step + random(step / 2)

@@ -241,7 +241,7 @@ pub(crate) struct Told {
     pub(crate) stopping: CancellationToken,
     pub(crate) lease: LeaseCheck,
     /// The term that this run belongs to, where there is a leader.
-    pub(crate) leadership: Option<Leadership>,
+    pub(crate) term: Option<InTerm>,
     /// By the lease clock.
     pub(crate) ends_at: LeaseInstant,
 }
@@ -337,12 +337,12 @@ impl Context {
     ///
     /// The reason to stop.
     pub fn checkpoint(&self) -> Result<(), Cancelled> {
-        let Told { cancel, lease, leadership, ends_at, .. } = &*self.0;
+        let Told { cancel, lease, term, ends_at, .. } = &*self.0;
         if cancel.why().is_none() {
             if let Err(why) = lease.check() {
                 cancel.cancel(Cancelled::LeaseLost(why));
-            } else if let Some(Err(how)) = leadership.as_ref().map(Leadership::check) {
-                cancel.cancel(ended(how));
+            } else if let Some(Err(why)) = term.as_ref().map(InTerm::check) {
+                cancel.cancel(why);
             } else if lease.lease_now() >= *ends_at {
                 cancel.cancel(Cancelled::Timeout);
             }
@@ -363,11 +363,39 @@ impl Context {
     }
 }
 
-/// What a run is told when the term it belongs to ends.
-pub(crate) fn ended(how: Ended) -> Cancelled {
-    match how {
-        Ended::Lost(why) => Cancelled::LeadershipLost(why),
-        Ended::Resigned => Cancelled::Shutdown,
+/// The term that a run was started in.
+#[derive(Debug, Clone)]
+pub(crate) struct InTerm {
+    pub(crate) leadership: Leadership,
+    /// Nothing but the leadership keeps others from starting the same: the run has no lease that they see.
+    pub(crate) is_bare: bool,
+}
+
+impl InTerm {
+    /// Whether the run may go on, as far as its term is concerned.
+    pub(crate) fn check(&self) -> Result<(), Cancelled> {
+        match self.leadership.check() {
+            Err(how) => self.ends(how).map_or(Ok(()), Err),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Returns once the term says that the run must stop.
+    pub(crate) async fn ended(&self) -> Cancelled {
+        let how = self.leadership.ended().await;
+        match self.ends(how) {
+            Some(why) => why,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What the run is told of such an end. A node that hands the leadership over while its runs go on resigns on purpose; those
+    /// that have leases of their own need not care.
+    fn ends(&self, how: Ended) -> Option<Cancelled> {
+        match how {
+            Ended::Lost(why) => Some(Cancelled::LeadershipLost(why)),
+            Ended::Resigned => self.is_bare.then_some(Cancelled::Shutdown),
+        }
     }
 }
 

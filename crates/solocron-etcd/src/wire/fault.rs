@@ -19,6 +19,14 @@ pub(crate) struct Fault {
     pub(super) broken: bool,
 }
 
+/// The same failure of a request that was never sent.
+pub(crate) fn without_effect(error: BackendError) -> BackendError {
+    match error.effect() {
+        Effect::None => error,
+        _ => BackendError::new(error.kind(), error.to_string()),
+    }
+}
+
 impl From<Fault> for BackendError {
     fn from(fault: Fault) -> Self {
         fault.error
@@ -38,12 +46,8 @@ impl Fault {
     }
 
     /// The same fault of a call that was never sent.
-    pub(super) fn without_effect(self) -> Self {
-        if self.error.effect() == Effect::None {
-            return self;
-        }
-        let error = BackendError::new(self.error.kind(), self.error.to_string());
-        Self { error, ..self }
+    pub(crate) fn without_effect(self) -> Self {
+        Self { error: without_effect(self.error), ..self }
     }
 
     /// The thread that connects is gone.

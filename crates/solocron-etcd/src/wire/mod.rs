@@ -30,7 +30,7 @@ use futures_util::future::BoxFuture;
 use solocron::lock::Keeper;
 use tokio::sync::watch;
 
-pub(crate) use self::fault::Fault;
+pub(crate) use self::fault::{Fault, without_effect};
 use self::member::Member;
 pub(crate) use self::stream::{Beat, Deleted};
 use crate::config::Config;
@@ -75,9 +75,16 @@ pub(crate) struct Guarded<'a> {
 /// A change of one of the two keys.
 #[derive(Debug, Clone)]
 pub(crate) enum Write {
-    PutLock { value: Vec<u8>, lease: i64 },
+    PutLock {
+        value: Vec<u8>,
+        lease: i64,
+    },
     DeleteLock,
-    PutState(Vec<u8>),
+    /// `lease`: it ends with this one; 0: it stays.
+    PutState {
+        value: Vec<u8>,
+        lease: i64,
+    },
 }
 
 /// What became of a transaction.
@@ -165,7 +172,11 @@ impl Wire {
                     TxnOp::put(lock, value.clone(), Some(bound))
                 }
                 Write::DeleteLock => TxnOp::delete(lock, None),
-                Write::PutState(value) => TxnOp::put(state, value.clone(), None),
+                Write::PutState { value, lease: 0 } => TxnOp::put(state, value.clone(), None),
+                Write::PutState { value, lease } => {
+                    let bound = PutOptions::new().with_lease(*lease);
+                    TxnOp::put(state, value.clone(), Some(bound))
+                }
             })
             .collect();
         let txn = Txn::new().when(when).and_then(then).or_else(look_at(lock, state));
@@ -283,11 +294,20 @@ impl Wire {
         repeatable: bool,
         make: impl Fn(Client) -> Call<'a, T>,
     ) -> Result<T, Fault> {
+        self.call_at(repeatable, make).await.map(|(_, answer)| answer)
+    }
+
+    /// The same, and who answered: while a call is under way, another may have moved on.
+    async fn call_at<'a, T>(
+        &self,
+        repeatable: bool,
+        make: impl Fn(Client) -> Call<'a, T>,
+    ) -> Result<(At, T), Fault> {
         let mut tried = 0;
         loop {
             let at = *self.at.borrow();
             let fault = match self.once(at, &make).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return Ok((at, answer)),
                 Err(fault) => fault,
             };
             tried += 1;

@@ -44,13 +44,13 @@ impl Wire {
             let id = beat.id;
             // Opening the stream sends the first beat.
             let opened = self
-                .call(true, |client| {
+                .call_at(true, |client| {
                     Box::pin(async move { client.lease_client().keep_alive(id).await })
                 })
                 .await;
             return match opened {
-                Ok((keeper, answers)) => {
-                    beat.open = Some((*self.at.borrow(), keeper, answers));
+                Ok((at, (keeper, answers))) => {
+                    beat.open = Some((at, keeper, answers));
                     Ok(true)
                 }
                 Err(fault) if fault.no_lease => Ok(false),
@@ -135,5 +135,48 @@ impl Fault {
         let why =
             format!("etcd at {endpoint} canceled the watch: {reason} (compacted: {compacted})");
         Self::new(BackendError::new(kind, why))
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::time::Duration;
+
+    use solocron_testkit::server::{Direction, EtcdServer, Proxy};
+
+    use crate::EtcdBackend;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_belongs_to_the_member_that_opened_it() {
+        let server = EtcdServer::start();
+        let ways = [Proxy::start(server.address()), Proxy::start(server.address())];
+        let endpoints = ways.each_ref().map(|way| format!("http://{}", way.address()));
+        let backend = EtcdBackend::builder("test", endpoints)
+            .request_timeout(Duration::from_secs(30))
+            .build()
+            .expect("options");
+        let wire = Arc::clone(&backend.home().expect("a home").wire);
+        let lease = wire.grant_lease(Duration::from_secs(60)).await.expect("a lease");
+        let first = *wire.at.borrow();
+        // While the stream is being opened, the member fails somebody else.
+        ways[0].black_hole(Direction::Down, true);
+        let asked = ways[0].bytes(Direction::Up);
+        let mut beat = Beat::of(lease.id);
+        let moved = async {
+            while ways[0].bytes(Direction::Up) == asked {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            wire.leave(first);
+            ways[0].black_hole(Direction::Down, false);
+        };
+        let (beaten, ()) = tokio::join!(wire.beat(&mut beat), moved);
+        assert!(beaten.expect("an answer"), "the lease lives");
+        assert_ne!(*wire.at.borrow(), first);
+        assert_eq!(beat.open.as_ref().map(|(at, ..)| *at), Some(first));
+        // So the next beat goes to the member whose turn it is.
+        assert!(wire.beat(&mut beat).await.expect("an answer"), "the lease lives");
+        assert_eq!(beat.open.as_ref().map(|(at, ..)| *at), Some(*wire.at.borrow()));
     }
 }

@@ -91,7 +91,10 @@ async fn one_that_accepts_and_says_nothing_is_a_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let backend = at(&format!("http://{}", listener.local_addr().unwrap()));
     let error = refusal(&backend).await;
-    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    assert_eq!((error.kind(), error.effect()), (Kind::Timeout, Effect::None), "{error}");
+    let error = attempt(&backend, &claim("job", solocron::lock::Mark::from_millis(1))).await;
+    let error = error.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (Kind::Timeout, Effect::None), "{error}");
 }
 
 fn user(store: &Store, name: &str, password: &str) -> EtcdBackend {

@@ -173,6 +173,24 @@ async fn a_key_that_is_deleted_while_nobody_watches_is_a_loss_as_soon_as_somebod
 }
 
 #[tokio::test]
+async fn a_force_release_of_ones_own_lock_is_a_loss_although_its_answer_was_lost() {
+    let store = Store::alone();
+    let backend = store.connect();
+    let request = plain("lock", LONG);
+    let grant = win(&backend, &request).await;
+    // The first one of a process also makes a lease.
+    let another = solocron::lock::Nonce::random();
+    backend.revoke(&key("another"), another, MarkAfter::Undo).await.unwrap();
+    store.proxy.drop_reply();
+    let revoked = backend.revoke(&key("lock"), request.nonce, MarkAfter::Undo).await;
+    assert_eq!(revoked.unwrap_err().effect(), solocron::Effect::Unknown);
+    assert!(!store.is_held(&key("lock")));
+    assert_eq!(soon("the news", backend.lost(&grant.lease)).await, Lost::ForceReleased);
+    let renewed = backend.renew(&[&grant.lease], now()).await.remove(0);
+    assert!(matches!(renewed, Ok(solocron::lock::Renewal::NotOwner(_))), "{renewed:?}");
+}
+
+#[tokio::test]
 async fn a_watch_outlives_a_compaction() {
     let store = Store::alone();
     let (a, b) = (store.connect(), store.connect());
@@ -208,18 +226,27 @@ async fn a_put_that_arrives_late_on_the_living_session_is_taken_back() {
     let tick = due_tick(&backend, "job").await;
     // The session is there, and its beats are young.
     let warm = win(&backend, &claim("other", due_tick(&backend, "other").await)).await;
-    let request = claim("job", tick);
 
-    // The request hangs on its way; its sender gives up, and never gets to revoking it.
-    store.proxy.black_hole(Direction::Up, true);
-    let error = attempt(&backend, &request).await.unwrap_err();
-    assert_eq!((error.kind(), error.effect()), (Kind::Timeout, solocron::Effect::Unknown));
-    assert!(!store.is_held(&key("job")));
+    // The request hangs on its way; its sender gives up, and never gets to revoking it. It arrives together with the news that
+    // nobody waits for it any more, which the server may heed first: then another is sent. That it was carried out is seen in the
+    // server's history, however soon it is taken back.
     let revision = store.revision();
-    store.proxy.black_hole(Direction::Up, false);
-
-    // It arrives; that is seen in the server's history, however soon it is taken back.
-    until("the late put", || async { (store.revision() > revision).then_some(()) }).await;
+    until("the late put", || async {
+        store.proxy.black_hole(Direction::Up, true);
+        let error = attempt(&backend, &claim("job", tick)).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (Kind::Timeout, solocron::Effect::Unknown));
+        assert_eq!(store.revision(), revision, "it did not arrive yet");
+        store.proxy.black_hole(Direction::Up, false);
+        let arrives = async {
+            while store.revision() == revision {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let arrived = tokio::time::timeout(Duration::from_millis(500), arrives).await;
+        let _ = backend.renew(&[&warm.lease], now()).await;
+        arrived.ok()
+    })
+    .await;
     until("an end of it", || async { (!store.is_held(&key("job"))).then_some(()) }).await;
     // The tick is as it was: the next one gets it.
     let grant = until("the tick", || async {
@@ -235,6 +262,40 @@ async fn a_put_that_arrives_late_on_the_living_session_is_taken_back() {
         backend.renew(&[&warm.lease], now()).await.remove(0),
         Ok(solocron::lock::Renewal::Extended(_))
     ));
+}
+
+#[tokio::test]
+async fn what_only_refuses_a_nonce_ends_by_itself_and_what_remembers_does_not() {
+    let store = Store::alone();
+    let backend = store.connect();
+    let revoke = |name| {
+        let (backend, key) = (backend.clone(), key(name));
+        let nonce = solocron::lock::Nonce::random();
+        async move { backend.revoke(&key, nonce, MarkAfter::Undo).await.unwrap() }
+    };
+    let state = |name| store.state_key(&key(name));
+    revoke("one").await;
+    revoke("two").await;
+    let lease = store.lease_of(&state("one")).expect("it ends");
+    assert_eq!(store.lease_of(&state("two")).as_ref(), Some(&lease), "one lease for many");
+    // Whatever is remembered stays, whether that came earlier or later.
+    due_tick(&backend, "job").await;
+    for name in ["one", "job"] {
+        due_tick(&backend, name).await;
+        revoke(name).await;
+        assert_eq!(store.lease_of(&state(name)), None, "{name}");
+    }
+    backend.set_note(&key("noted"), 0, b"note").await.unwrap();
+    revoke("noted").await;
+    assert_eq!(store.lease_of(&state("noted")), None);
+    // Once it has ended, there is another.
+    store.revoke_lease(&lease);
+    revoke("two").await;
+    let next = store.lease_of(&state("two")).expect("it ends");
+    assert_ne!(next, lease);
+    assert_eq!(store.lease_of(&state("one")), None, "and what is remembered is still there");
+    let granted = win(&backend, &plain("two", LONG)).await;
+    backend.release(&granted.lease, MarkAfter::Done).await.unwrap();
 }
 
 #[tokio::test]

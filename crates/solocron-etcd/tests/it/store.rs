@@ -113,15 +113,24 @@ impl Store {
 
     /// The lease id of the session that holds the lock.
     pub(crate) fn session_of(&self, key: &LockKey) -> String {
-        let key = base64(self.lock_key(key).as_bytes());
+        self.lease_of(&self.lock_key(key)).expect("somebody holds the lock")
+    }
+
+    /// The lease id of a key, if it is on one.
+    pub(crate) fn lease_of(&self, key: &str) -> Option<String> {
+        let key = base64(key.as_bytes());
         let kept = self.server.command("/v3/kv/range", &format!(r#"{{"key": "{key}"}}"#)).unwrap();
-        let (_, lease) = kept.split_once(r#""lease":""#).expect("somebody holds the lock");
-        lease.split('"').next().unwrap().to_owned()
+        assert!(kept.contains(r#""kvs""#), "the key is there");
+        let (_, lease) = kept.split_once(r#""lease":""#)?;
+        Some(lease.split('"').next().unwrap().to_owned())
+    }
+
+    pub(crate) fn revoke_lease(&self, lease: &str) {
+        self.server.command("/v3/lease/revoke", &format!(r#"{{"ID": "{lease}"}}"#)).unwrap();
     }
 
     pub(crate) fn revoke_session(&self, key: &LockKey) {
-        let lease = self.session_of(key);
-        self.server.command("/v3/lease/revoke", &format!(r#"{{"ID": "{lease}"}}"#)).unwrap();
+        self.revoke_lease(&self.session_of(key));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use solocron::lock::{LockBackend, Mark, MarkAfter, Reply};
 use solocron_flock::FlockBackend;
 use solocron_testkit::fleet::{Member, Parent, as_child, reply, this_test};
@@ -76,6 +77,15 @@ async fn play(role: &str, backend: FlockBackend, mut parent: Parent) {
                 backend.release(&grant.lease, MarkAfter::Done).await.unwrap();
                 say(before.as_nanosecond());
             }
+        }
+        // The same, with so many descriptors.
+        "hold-with" => {
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            setrlimit(Resource::RLIMIT_NOFILE, words.next().unwrap().parse().unwrap(), hard)
+                .unwrap();
+            let _grant = win(&backend, &plain("shared")).await;
+            say("held");
+            tokio::task::spawn_blocking(move || parent.next()).await.unwrap();
         }
         // Claims every tick of a range as soon as it is due, and says which it won.
         "claim" => {

@@ -5,6 +5,7 @@ mod chaos;
 mod child;
 mod conformance;
 mod fleet;
+mod guests;
 mod leader;
 mod leases;
 mod measure;

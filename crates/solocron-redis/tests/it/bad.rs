@@ -42,10 +42,10 @@ fn an_url_that_cannot_be_meant_is_refused_without_repeating_its_password() {
         assert!(matches!(RedisBackend::open(url), Err(Error::Invalid(_))), "{url}");
     }
     invalid("etcd://:hunter2@host", "redis://host:port/db");
-    invalid("redis://user:hunter2@host:99999", "redis://");
+    invalid("redis://user:hunter2@host:99999", "percent-encoded");
     invalid("redis://:hunter2@host/notes", "number of the database");
     invalid("redis://:hunter2@host/-1", "numbered from 0");
-    invalid("redis://:hunter2@0.0.0.0", "redis://");
+    invalid("redis://:hunter2@0.0.0.0", "://");
     for namespace in ["", "with space", "br{ce", &"x".repeat(65)] {
         assert!(
             matches!(

@@ -6,6 +6,7 @@ mod conformance;
 mod cost;
 mod reach;
 mod secrets;
+mod topology;
 mod wake;
 
 use std::time::Duration;

@@ -10,7 +10,7 @@ use solocron_testkit::server::{Proxy, RedisServer};
 use crate::{PATIENCE, attempt, calls, client, enroll, key, must, open, plain, until, win};
 
 /// Everything that a program does with locks, once.
-async fn works(backend: &RedisBackend) {
+pub(crate) async fn works(backend: &RedisBackend) {
     let options = LockOptions::default().ttl(Duration::from_secs(60));
     let locks = Locks::builder(backend.clone()).options(options).build().unwrap();
     let guard = locks.lock("worked", PATIENCE).await.unwrap();

@@ -1,19 +1,20 @@
 //! Whoever is in the way is named, and what is wrong is said with what to do.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
+use std::process::Command;
 
-use solocron::lock::{LockBackend, Locks, Reply};
+use solocron::lock::{LockBackend, Locks, MarkAfter, Reply};
 use solocron::{Error, Kind};
 use solocron_socket::SocketBackend;
 use solocron_testkit::fleet::{Member, as_child, reply, this_test};
 
-use crate::child::{kill, says, start};
+use crate::child::{command, kill, says, start};
 use crate::{PATIENCE, Place, attempt, free_port, key, plain, skip, win};
 
 /// What a stranger does with whoever connects.
@@ -118,6 +119,37 @@ fn squats() {
     });
 }
 
+/// A process of another user, and the program that it runs: a copy that everybody can reach.
+fn as_nobody(name: &str, command: &Command) -> io::Result<(Member, tempfile::TempPath)> {
+    let copy =
+        tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempfile().unwrap();
+    fs::copy(command.get_program(), copy.path()).unwrap();
+    let path = copy.into_temp_path();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut copied = Command::new(&*path);
+    copied.args(command.get_args()).uid(65_534).gid(65_534).current_dir("/");
+    for (name, value) in command.get_envs() {
+        copied.env(name, value.unwrap());
+    }
+    Member::start(name, copied).map(|member| (member, path))
+}
+
+#[tokio::test]
+async fn a_user_whom_a_holder_of_root_turns_away_is_told_so() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("only root can start a process of another user");
+    }
+    let place = Place::new();
+    let _held = win(&place.open(), &plain("a")).await;
+    let (mut asker, _program) = match as_nobody("asker", &command(&place, "try", "a")) {
+        Ok(asker) => asker,
+        Err(error) => return skip(&format!("cannot start a process of another user: {error}")),
+    };
+    let said = says(&mut asker);
+    assert!(said.starts_with("Denied") && said.contains("turned away"), "{said}");
+    assert!(said.contains("of user 0") && said.contains("as one user"), "{said}");
+}
+
 #[tokio::test]
 async fn a_name_squatted_by_another_user_is_an_error_that_names_him() {
     if !nix::unistd::geteuid().is_root() {
@@ -126,23 +158,11 @@ async fn a_name_squatted_by_another_user_is_an_error_that_names_him() {
     let place = Place::new();
     let backend = place.open();
     let name = format!("{}/0", backend.address(&key("a")).unwrap().trim_start_matches('@'));
-    let mut command = this_test("bad::squats", &name).unwrap();
-    // Where that user cannot reach this program, a copy of it that everybody can run.
-    let copy =
-        tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempfile().unwrap();
-    fs::copy(command.get_program(), copy.path()).unwrap();
-    let path = copy.into_temp_path();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut squat = std::process::Command::new(&*path);
-    squat.args(command.get_args()).uid(65_534).gid(65_534).current_dir("/");
-    for (name, value) in command.get_envs() {
-        squat.env(name, value.unwrap());
-    }
-    command = squat;
-    let mut squatter = match Member::start("squatter", command) {
-        Ok(squatter) => squatter,
-        Err(error) => return skip(&format!("cannot start a process of another user: {error}")),
-    };
+    let (mut squatter, _program) =
+        match as_nobody("squatter", &this_test("bad::squats", &name).unwrap()) {
+            Ok(squatter) => squatter,
+            Err(error) => return skip(&format!("cannot start a process of another user: {error}")),
+        };
     assert_eq!(says(&mut squatter), "ready");
     let error = attempt(&backend, &plain("a")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Denied);
@@ -279,6 +299,28 @@ async fn a_person_can_read_who_holds_a_port() {
     let said = said.await.unwrap();
     assert!(said.starts_with("solocron/1 ") && said.ends_with('\n'), "{said}");
     assert!(said.contains(" key=nightly%20report ") && said.contains(" node=node "), "{said}");
+}
+
+/// Both are backends of this process, where no banner is read.
+#[tokio::test]
+async fn two_locks_of_one_process_on_one_port_are_told_apart_by_namespace_and_directory() {
+    let (one, two) = (Place::new().on_ports().with_state(), Place::new().with_state());
+    let port = one.ports.as_ref().unwrap().of(&key("a"));
+    let held = win(&one.open(), &plain("a")).await;
+    let other = SocketBackend::builder("another").port("a", port).build().unwrap();
+    let dir = two.state_dir().unwrap();
+    let elsewhere =
+        SocketBackend::builder(&*one.namespace).port("a", port).state_dir(dir).build().unwrap();
+    for (backend, words) in [(other, [&*one.namespace, "another"]), (elsewhere, ["directory"; 2])] {
+        for error in [
+            attempt(&backend, &plain("a")).await.unwrap_err(),
+            backend.revoke(&key("a"), plain("a").nonce, MarkAfter::Undo).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), Kind::Misconfigured, "{error}");
+            assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");
+        }
+    }
+    drop(held);
 }
 
 /// A thousand guests that stay, and none that speaks: the holder is not disturbed, and the lock is free when it is given up.

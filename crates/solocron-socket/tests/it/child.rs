@@ -1,5 +1,9 @@
 //! Real processes: this test binary, started again with a role.
 
+use std::fs::File;
+use std::process::Command;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use solocron::jiff::Timestamp;
 use solocron::lock::{LockBackend, Locks, Mark, MarkAfter, Reply};
 use solocron_socket::SocketBackend;
@@ -9,10 +13,15 @@ use crate::{PATIENCE, Place, attempt, claim, key, plain, win};
 
 /// Starts a process that plays `part` in `place`: with the port of the lock `name`, if it is one of those that have a port.
 pub(crate) fn start(place: &Place, part: &str, name: &str) -> Member {
+    Member::start(name, command(place, part, name)).unwrap()
+}
+
+/// What [`start`] starts.
+pub(crate) fn command(place: &Place, part: &str, name: &str) -> Command {
     let port = place.ports.as_ref().map_or(0, |ports| ports.of(&key(name)));
     let state = place.state_dir().map_or_else(|| "-".to_owned(), |dir| dir.display().to_string());
     let words = format!("{part}\t{}\t{port}\t{state}\t{name}", place.namespace);
-    Member::start(name, this_test("child::plays_its_part", &words).unwrap()).unwrap()
+    this_test("child::plays_its_part", &words).unwrap()
 }
 
 /// The next thing it says.
@@ -28,6 +37,11 @@ pub(crate) fn kill(member: &mut Member) {
 
 fn say(what: impl std::fmt::Display) {
     reply(what).unwrap();
+}
+
+fn limit_descriptors(soft: u64) {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
 }
 
 /// Does nothing, unless it is started by [`start`].
@@ -47,13 +61,34 @@ async fn plays_its_part() {
     let mut commands = parent();
     let part: Vec<_> = part.split(' ').collect();
     match part[..] {
-        // Holds the lock until its parent says so.
-        ["hold"] => {
+        // Holds the lock until its parent says so; with so many descriptors, if that is said.
+        ["hold", ref few @ ..] => {
+            if let [few] = few[..] {
+                limit_descriptors(few.parse().unwrap());
+            }
             let grant = win(&backend, &plain(name)).await;
             say(grant.fence);
             tokio::task::spawn_blocking(move || commands.next()).await.unwrap();
             backend.release(&grant.lease, MarkAfter::Done).await.unwrap();
             say("released");
+        }
+        // Tries once, and says what came of it.
+        ["try"] => match attempt(&backend, &plain(name)).await {
+            Ok(reply) => say(format_args!("{reply:?}")),
+            Err(error) => say(format_args!("{:?} {error}", error.kind())),
+        },
+        // Claims a tick where there are descriptors for the lock and its record, and none for a thread; and again where there are.
+        ["claim-without-a-thread", tick] => {
+            let tick = Mark::from_millis(tick.parse().unwrap());
+            let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            limit_descriptors(64);
+            let mut taken: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+            taken.truncate(taken.len() - 2);
+            let error = attempt(&backend, &claim(name, tick)).await.unwrap_err();
+            say(format_args!("{:?} {error}", error.kind()));
+            drop(taken);
+            limit_descriptors(soft);
+            say(format_args!("{:?}", attempt(&backend, &claim(name, tick)).await));
         }
         // Waits for the lock whenever it is told to, says when it has it, and when it let go.
         ["wait"] => {

@@ -2,7 +2,7 @@
 
 use solocron::Kind;
 use solocron::lock::{
-    Enrolment, LockBackend, LockKey, Lost, Mark, MarkAfter, Released, Renewal, Reply, Validity,
+    Enrolment, LockBackend, LockKey, Lost, Mark, MarkAfter, Released, Renewal, Reply,
 };
 
 use crate::{Place, attempt, claim, enroll, key, now, plain, sent, win};
@@ -77,31 +77,6 @@ async fn namespaces_are_worlds_of_their_own_and_keys_locks_of_their_own() {
     let mut names: Vec<_> = names.iter().map(|holder| holder.key.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["A", "a"]);
-}
-
-#[tokio::test]
-async fn a_file_replaced_or_deleted_under_a_lease_is_a_loss_when_it_is_verified() {
-    let place = Place::new().with_state();
-    let backend = place.open();
-    for replace in [false, true] {
-        let grant = win(&backend, &plain("a")).await;
-        let path = backend.state_path(&key("a")).unwrap();
-        let verify = || async { backend.renew(&[&grant.lease], sent()).await.remove(0).unwrap() };
-        assert_eq!(verify().await, Renewal::Extended(Validity::ProcessBound));
-        if replace {
-            std::fs::copy(&path, path.with_extension("copy")).unwrap();
-            std::fs::rename(path.with_extension("copy"), &path).unwrap();
-        } else {
-            std::fs::remove_file(&path).unwrap();
-        }
-        assert_eq!(verify().await, Renewal::NotOwner(Lost::FileReplaced));
-        let other = win(&place.open(), &plain("a")).await;
-        assert!(other.fence > grant.fence, "the clock goes on where the record does not");
-        assert!(matches!(
-            backend.release(&grant.lease, MarkAfter::Done).await.unwrap(),
-            Released::NotOwner { .. }
-        ));
-    }
 }
 
 #[tokio::test]

@@ -3,9 +3,11 @@
 mod bad;
 mod child;
 mod conformance;
+mod guests;
 mod leases;
 mod measure;
 mod processes;
+mod records;
 mod scheduling;
 mod wake;
 

@@ -1,5 +1,6 @@
 //! The task of an elector: campaigns, holds, notices loss, gives back. It runs on the keeper, and it is the only writer of transitions.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
 use super::pace::Pace;
+use super::pulse::Pulse;
 use super::{Leadership, Seat, Transition};
 use crate::clock::within;
 use crate::error::{BackendError, Error, Kind, Result};
-use crate::lock::{LockGuard, LockKey, Locks, Lost, NodeId, TryLock};
+use crate::lock::{LockGuard, LockKey, Locks, Lost, NodeId, TryLock, safety};
 
 /// What a handle asks of the task. It ends by itself when no handle is left.
 pub(super) enum Order {
@@ -26,6 +28,7 @@ pub(super) struct Campaign {
     pub(super) locks: Locks,
     pub(super) key: LockKey,
     pub(super) seat: Arc<Seat>,
+    pub(super) pulse: Option<Pulse>,
     pub(super) orders: UnboundedReceiver<Order>,
     pub(super) transitions: UnboundedSender<Transition>,
 }
@@ -35,12 +38,14 @@ enum End {
     Lost(Lost),
     StepDown(oneshot::Sender<Result<bool>>),
     Resign(Option<oneshot::Sender<Result<bool>>>),
+    /// Its pulse stopped, after so many beats.
+    Stuck(u64),
 }
 
 impl Campaign {
     pub(super) async fn run(mut self) {
-        let (mut pace, mut pause) = (Pace::default(), Duration::ZERO);
-        while let Some(guard) = self.follow(&mut pace, pause).await {
+        let (mut pace, mut pause, mut stuck) = (Pace::default(), Duration::ZERO, None);
+        while let Some(guard) = self.follow(&mut pace, pause, stuck.take()).await {
             let leadership = Leadership::of(&guard);
             let (fence, begun) = (leadership.fence(), self.locks.clock().lease_now());
             self.seat.take(leadership.clone());
@@ -48,13 +53,16 @@ impl Campaign {
             let (end, retired) = self.lead(&guard).await;
             match end {
                 End::Lost(why) => {
-                    drop(guard);
+                    let lasted = self.locks.clock().lease_now().saturating_since(begun);
                     self.tell(Transition::Lost { fence, why });
-                    if retired {
+                    let (last, stepped_down) = self.outlast(guard, &leadership, why).await;
+                    if last || retired {
                         return;
                     }
-                    let lasted = self.locks.clock().lease_now().saturating_since(begun);
                     pause = pace.lost(why, lasted, self.locks.ttl());
+                    if stepped_down {
+                        pause = pause.max(Pace::HOLD_OFF);
+                    }
                 }
                 End::StepDown(done) => {
                     self.resign(guard, &leadership, Some(done)).await;
@@ -63,16 +71,36 @@ impl Campaign {
                     }
                     pause = Pace::HOLD_OFF;
                 }
+                End::Stuck(beats) => {
+                    tracing::warn!(key = %self.key, limit = ?self.longest_turn(), "the scheduler does not move: is its runtime blocked? Another node may lead");
+                    self.resign(guard, &leadership, None).await;
+                    (pause, stuck) = (Pace::HOLD_OFF, Some(beats));
+                }
                 End::Resign(done) => return self.resign(guard, &leadership, done).await,
             }
         }
     }
 
-    /// Waits for the leadership. `None`: it is not wanted any more.
-    async fn follow(&mut self, pace: &mut Pace, pause: Duration) -> Option<LockGuard> {
-        let Self { locks, key, orders, transitions, .. } = self;
+    /// How long a leader may go without a pulse: longer than any turn takes, and no shorter than the group waits for a dead one.
+    fn longest_turn(&self) -> Duration {
+        self.locks.ttl().max(Duration::from_secs(10))
+    }
+
+    /// Waits for the leadership, and before that for the pulse that stopped after so many beats. `None`: it is not wanted any more.
+    async fn follow(
+        &mut self,
+        pace: &mut Pace,
+        pause: Duration,
+        stuck: Option<u64>,
+    ) -> Option<LockGuard> {
+        let Self { locks, key, orders, transitions, pulse, .. } = self;
         let done = {
-            let mut winning = std::pin::pin!(win(locks, key, transitions, pace, pause));
+            let mut winning = std::pin::pin!(async {
+                if let (Some(pulse), Some(beats)) = (pulse, stuck) {
+                    pulse.beats_again(&**locks.clock(), beats).await;
+                }
+                win(locks, key, transitions, pace, pause).await
+            });
             loop {
                 tokio::select! {
                     biased;
@@ -95,19 +123,76 @@ impl Campaign {
     /// Holds the leadership until it is over, and says whether it is the last one.
     async fn lead(&mut self, guard: &LockGuard) -> (End, bool) {
         let mut retired = false;
+        let limit = self.longest_turn();
+        let Self { locks, orders, pulse, .. } = self;
+        let mut stuck = std::pin::pin!(async {
+            match pulse {
+                Some(pulse) => pulse.stopped(&**locks.clock(), limit).await,
+                None => pending().await,
+            }
+        });
         let end = loop {
             tokio::select! {
                 biased;
                 why = guard.lost() => break End::Lost(why),
-                order = self.orders.recv() => match order {
+                order = orders.recv() => match order {
                     Some(Order::StepDown(done)) => break End::StepDown(done),
                     Some(Order::Resign(done)) => break End::Resign(Some(done)),
                     Some(Order::Retire) => retired = true,
                     None => break End::Resign(None),
                 },
+                // Whoever has retired does not plan any more; its runs hold the lock.
+                beats = &mut stuck, if !retired => break End::Stuck(beats),
             }
         };
         (end, retired)
+    }
+
+    /// Keeps a lock that is lost, but not yet gone, until it is: whoever was told just now may still be at work, and relies on nobody
+    /// else being elected yet. Orders are answered after that. Says whether this term was the last one, and whether the next is
+    /// to be somebody else's.
+    async fn outlast(
+        &mut self,
+        guard: LockGuard,
+        leadership: &Leadership,
+        why: Lost,
+    ) -> (bool, bool) {
+        let Self { locks, seat, orders, .. } = self;
+        let (mut last, mut closed, mut asked) = (false, false, Vec::new());
+        {
+            let mut over = std::pin::pin!(async {
+                let clock = locks.clock();
+                let notice = leadership.notice(why);
+                clock.sleep(notice).await;
+                if !notice.is_zero() {
+                    // What still goes on keeps others out for as long as the store itself would.
+                    within(&**clock, safety(locks.ttl()), seat.unheld()).await;
+                }
+            });
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut over => break,
+                    order = orders.recv(), if !closed => match order {
+                        Some(Order::StepDown(done)) => asked.push(done),
+                        Some(Order::Resign(done)) => {
+                            last = true;
+                            asked.push(done);
+                        }
+                        Some(Order::Retire) => last = true,
+                        None => (last, closed) = (true, true),
+                    },
+                }
+            }
+        }
+        let stepped_down = !asked.is_empty();
+        if stepped_down {
+            let released = guard.release().await.map(|_| false);
+            for done in asked {
+                drop(done.send(released.clone()));
+            }
+        }
+        (last, stepped_down)
     }
 
     async fn resign(
@@ -119,6 +204,11 @@ impl Campaign {
         // Over here first: nobody in this process believes in it when the store hears of it.
         leadership.give_up();
         self.tell(Transition::Resigned { fence: leadership.fence() });
+        tokio::select! {
+            biased;
+            _ = guard.lost() => {}
+            () = self.seat.unheld() => {}
+        }
         let released = guard.release().await.map(|_| true);
         if let Some(done) = done {
             drop(done.send(released));
@@ -171,12 +261,12 @@ async fn win(
             }
             Err(error) => {
                 let error = cause(error);
-                let (wait, news) = pace.failed(&error);
+                let (wait, news) = pace.failed(&error, clock.lease_now());
                 if news {
                     tell(transitions, key, Transition::Failed { error });
+                    // Its end is told, too, by who leads then.
+                    followed = None::<NodeId>;
                 }
-                // Whoever leads may change while nobody can be asked.
-                followed = None::<NodeId>;
                 clock.sleep(wait).await;
                 continue;
             }

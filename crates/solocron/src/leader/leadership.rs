@@ -69,12 +69,14 @@ impl Leadership {
         }
     }
 
-    /// How long after its end was announced nobody else can have been elected yet.
-    pub(crate) fn notice(&self, how: Ended) -> Duration {
-        match how {
-            Ended::Lost(Lost::Expired) => self.0.remaining(),
-            _ => Duration::ZERO,
-        }
+    /// How long after it was announced that it is lost nobody else can have been elected yet.
+    pub(super) fn notice(&self, why: Lost) -> Duration {
+        self.0.notice(why)
+    }
+
+    /// Returns once another node may lead, unless this one has given it up.
+    pub(crate) async fn gone(&self) {
+        self.0.gone().await;
     }
 
     /// It is over here, whatever is still to be sent.

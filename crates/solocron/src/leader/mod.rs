@@ -20,6 +20,7 @@
 mod campaign;
 mod leadership;
 mod pace;
+mod pulse;
 
 pub use self::leadership::{Ended, Leadership};
 
@@ -27,9 +28,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use self::campaign::{Campaign, Order};
+pub(crate) use self::pulse::Pulse;
 use crate::error::{BackendError, Result};
 use crate::lock::{Fence, LockKey, Locks, Lost, NodeId};
 
@@ -95,24 +97,34 @@ pub enum Transition {
         leader: NodeId,
     },
     /// Nobody knows who leads: the store cannot be asked. This node does not lead and goes on trying. Told once for each trouble
-    /// that may pass, and at each try for one that a person must mend.
+    /// that may pass, and at each try for one that a person must mend; at most once in five seconds.
     Failed {
         /// Why.
         error: BackendError,
     },
 }
 
-/// The term that a node has, or had last.
+/// What an elector's handle and its task share.
 #[derive(Debug, Default)]
-struct Seat(Mutex<Option<Leadership>>);
+struct Seat {
+    /// The term that this node has, or had last.
+    last: Mutex<Option<Leadership>>,
+    /// Has a receiver for each [`Hold`].
+    holds: watch::Sender<()>,
+}
 
 impl Seat {
     fn take(&self, leadership: Leadership) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(leadership);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(leadership);
     }
 
     fn last(&self) -> Option<Leadership> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns once there is no [`Hold`].
+    async fn unheld(&self) {
+        self.holds.closed().await;
     }
 }
 
@@ -124,10 +136,11 @@ impl Elector {
     /// [`Error::Invalid`](crate::Error::Invalid) where the group's name is empty or too long. A store that does not answer is no error: it is told as a
     /// [`Transition::Failed`], and asked again.
     pub fn campaign(locks: &Locks, group: &str) -> Result<Self> {
-        Ok(Self::of(locks, LockKey::of_leader(group)?))
+        Ok(Self::of(locks, LockKey::of_leader(group)?, None))
     }
 
-    pub(crate) fn of(locks: &Locks, key: LockKey) -> Self {
+    /// Where there is a pulse it leads only while that beats.
+    pub(crate) fn of(locks: &Locks, key: LockKey, pulse: Option<Pulse>) -> Self {
         let (orders, to_do) = unbounded_channel();
         let (told, transitions) = unbounded_channel();
         let seat = Arc::new(Seat::default());
@@ -135,6 +148,7 @@ impl Elector {
             locks: locks.clone(),
             key: key.clone(),
             seat: Arc::clone(&seat),
+            pulse,
             orders: to_do,
             transitions: told,
         };
@@ -216,14 +230,21 @@ impl Elector {
         told.await.unwrap_or(Ok(false))
     }
 
+    /// [`resign`](Self::resign) without waiting for it.
+    pub(crate) fn begin_to_resign(&self) {
+        let (done, _) = oneshot::channel();
+        drop(self.orders.send(Order::Resign(done)));
+    }
+
     /// Campaigns no more; a term that goes on goes on.
     pub(crate) fn retire(&self) {
         drop(self.orders.send(Order::Retire));
     }
 
-    /// Keeps the group's lock, also when the elector is dropped, until the last hold is.
+    /// Keeps the group's lock, also when the elector is dropped or steps down, until the last hold is dropped. Look at the leadership
+    /// after taking it: a term that is over then may have been given back before.
     pub(crate) fn hold(&self) -> Hold {
-        Hold { _orders: self.orders.clone() }
+        Hold { _orders: self.orders.clone(), _held: self.seat.holds.subscribe() }
     }
 }
 
@@ -247,7 +268,7 @@ impl fmt::Debug for Elector {
 }
 
 /// See [`Elector::hold`].
-#[derive(Clone)]
 pub(crate) struct Hold {
     _orders: UnboundedSender<Order>,
+    _held: watch::Receiver<()>,
 }

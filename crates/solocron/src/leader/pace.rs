@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::clock::LeaseInstant;
 use crate::error::BackendError;
 use crate::lock::Lost;
 
@@ -10,6 +11,10 @@ use crate::lock::Lost;
 pub(super) struct Pace {
     /// Failures in a row.
     failures: u32,
+    /// This trouble was told of.
+    told: bool,
+    /// When trouble was told of last.
+    told_at: Option<LeaseInstant>,
     /// Attempts in a row that found the lock taken, where nobody pushes.
     polls: u32,
     /// Terms in a row that were lost before they had lasted for a ttl.
@@ -24,9 +29,12 @@ impl Pace {
     const LONGEST: Duration = Duration::from_secs(5);
     const LONGEST_POLL: Duration = Duration::from_millis(250);
 
+    /// Trouble is told of no more often.
+    const BETWEEN_NEWS: Duration = Duration::from_secs(5);
+
     /// Somebody has the lock, for `remaining` if that is known: the longest wait before the next attempt.
     pub(super) fn busy(&mut self, remaining: Option<Duration>, pushes: bool) -> Duration {
-        self.failures = 0;
+        (self.failures, self.told) = (0, false);
         // A store's expiry has a grain of a millisecond.
         let ends = remaining.map_or(Self::LONGEST, |left| left + Duration::from_millis(1));
         let wait = ends.min(Self::LONGEST);
@@ -38,10 +46,16 @@ impl Pace {
         wait.min(doubled(Duration::from_millis(5), self.polls - 1, Self::LONGEST_POLL))
     }
 
-    /// Nobody knows who has it: how long to wait, and whether that is news.
-    pub(super) fn failed(&mut self, error: &BackendError) -> (Duration, bool) {
+    /// Nobody knows who has it: how long to wait, and whether that is news. A store that fails now and then is none each time: nobody
+    /// may be reading.
+    pub(super) fn failed(&mut self, error: &BackendError, now: LeaseInstant) -> (Duration, bool) {
         let mendable = error.kind().is_transient();
-        let news = self.failures == 0 || !mendable;
+        let lately =
+            self.told_at.is_some_and(|told_at| now.saturating_since(told_at) < Self::BETWEEN_NEWS);
+        let news = !(lately || (self.told && mendable));
+        if news {
+            (self.told, self.told_at) = (true, Some(now));
+        }
         self.failures = (self.failures + 1).min(16);
         let wait = if mendable {
             let backoff = doubled(Duration::from_millis(50), self.failures - 1, Self::LONGEST);
@@ -55,7 +69,7 @@ impl Pace {
 
     /// The lock is mine.
     pub(super) fn won(&mut self) {
-        (self.failures, self.polls) = (0, 0);
+        (self.failures, self.polls, self.told) = (0, 0, false);
     }
 
     /// A term is over that `lasted` that long: the pause before the next campaign.
@@ -88,30 +102,55 @@ mod tests {
     const MS: fn(u64) -> Duration = Duration::from_millis;
     const TTL: Duration = Duration::from_secs(15);
 
+    fn at(ms: u64) -> LeaseInstant {
+        LeaseInstant::from_origin(MS(ms))
+    }
+
     #[test]
     fn a_failing_store_is_asked_less_and_less_and_told_of_once() {
         let (mut pace, error) = (Pace::default(), BackendError::new(Kind::Unavailable, "down"));
-        let told: Vec<_> = (0..10).map(|_| pace.failed(&error)).collect();
+        let told: Vec<_> = (0..10).map(|n| pace.failed(&error, at(n * 10_000))).collect();
         assert_eq!(told[0], (MS(50), true));
         assert_eq!(told[1], (MS(100), false));
         assert_eq!(told[9], (Pace::LONGEST, false));
         assert!(told.is_sorted_by_key(|(wait, _)| *wait));
         pace.busy(None, true);
-        assert_eq!(pace.failed(&error), (MS(50), true), "an answer in between begins anew");
+        assert_eq!(
+            pace.failed(&error, at(200_000)),
+            (MS(50), true),
+            "an answer in between begins anew"
+        );
+    }
+
+    #[test]
+    fn a_store_that_fails_now_and_then_is_told_of_once_in_five_seconds() {
+        let (mut pace, error) = (Pace::default(), BackendError::new(Kind::Unavailable, "down"));
+        let mut told = Vec::new();
+        for n in 0..200 {
+            pace.busy(None, true);
+            if pace.failed(&error, at(n * 100)).1 {
+                told.push(n * 100);
+            }
+        }
+        assert_eq!(told, [0, 5_000, 10_000, 15_000]);
+        // One that begins too early to be told, and lasts, is told later.
+        pace.busy(None, true);
+        assert!(!pace.failed(&error, at(19_950)).1);
+        assert!(pace.failed(&error, at(20_000)).1 && !pace.failed(&error, at(30_000)).1);
     }
 
     #[test]
     fn a_store_that_knows_when_is_asked_then() {
         let mut pace = Pace::default();
         let recovering = BackendError::new(Kind::Recovering, "grace").after(MS(700));
-        assert_eq!(pace.failed(&recovering).0, MS(700));
+        assert_eq!(pace.failed(&recovering, at(0)).0, MS(700));
     }
 
     #[test]
     fn what_a_person_must_mend_is_asked_seldom_and_told_each_time() {
         let (mut pace, error) = (Pace::default(), BackendError::new(Kind::Denied, "password"));
-        for _ in 0..3 {
-            assert_eq!(pace.failed(&error), (Pace::LONGEST * 2, true));
+        for n in 0..3 {
+            assert_eq!(pace.failed(&error, at(n * 10_000)), (Pace::LONGEST * 2, true));
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the winner holds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -174,16 +175,8 @@ impl LockGuard {
 
     /// A way to check the lease for those who do not hold its guard.
     pub(crate) fn check_from_afar(&self) -> LeaseCheck {
-        LeaseCheck { held: Arc::clone(&self.held), keep: Arc::clone(&self.keep) }
-    }
-
-    /// How long after `why` was announced the lock may still be relied on: nothing, but where a lease runs out on time.
-    pub(crate) fn notice(&self, why: Lost) -> std::time::Duration {
-        match why {
-            Lost::Expired => self.held.deadline().saturating_since(self.keep.clock.lease_now()),
-            Lost::MaxRuntime => self.timing.notice,
-            _ => std::time::Duration::ZERO,
-        }
+        let (held, keep) = (Arc::clone(&self.held), Arc::clone(&self.keep));
+        LeaseCheck { held, keep, notice: self.timing.notice }
     }
 
     /// What happens to the claimed tick if the guard is dropped.
@@ -209,6 +202,7 @@ impl Drop for LockGuard {
 pub(crate) struct LeaseCheck {
     held: Arc<Held>,
     keep: Arc<Keep>,
+    notice: Duration,
 }
 
 impl LeaseCheck {
@@ -255,9 +249,28 @@ impl LeaseCheck {
         }
     }
 
-    /// From now to the deadline.
-    pub(crate) fn remaining(&self) -> std::time::Duration {
-        self.held.deadline().saturating_since(self.lease_now())
+    /// How long after `why` was announced the lock may still be relied on: nothing, but where its end was seen coming.
+    pub(crate) fn notice(&self, why: Lost) -> Duration {
+        let remaining = self.held.deadline().saturating_since(self.lease_now());
+        match why {
+            Lost::Expired => remaining,
+            Lost::MaxRuntime => remaining.min(self.notice),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Returns once the lock cannot be relied on any more: at its deadline, also where nobody announces that, or when it was taken
+    /// away.
+    pub(crate) async fn gone(&self) {
+        loop {
+            tokio::select! {
+                biased;
+                why = self.lost() => return self.keep.clock.sleep(self.notice(why)).await,
+                () = self.keep.clock.sleep_until(self.held.deadline()) => if self.check().is_err() {
+                    return;
+                },
+            }
+        }
     }
 }
 

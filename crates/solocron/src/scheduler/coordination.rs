@@ -24,11 +24,14 @@ pub enum Coordination {
     #[default]
     PerTick,
     /// The elected node of this group; the others only wait for its lock. Works on any backend. After a crash nothing runs until
-    /// the leader's lease has ended; after a clean stop the next leader follows at once.
+    /// the leader's lease has ended; a clean stop hands over at once, or, on a backend without marks, when its last run has ended.
     ///
     /// Where the backend keeps marks the leader claims each tick, and a take-over finds what was missed. Where it keeps none, a
     /// tick is *started by one leader*: a take-over starts after its own beginning, what was due in between is not run, and a
     /// leader that was paused may run beside its successor, told apart by the [fence](crate::Context::fence).
+    ///
+    /// A leader whose runtime is blocked for longer than its lease's ttl, and for 10 s at least, hands over, and campaigns again when
+    /// it moves.
     ///
     /// The nodes of a group should have the same jobs: only the leader's are run.
     Leader(String),

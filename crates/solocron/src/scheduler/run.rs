@@ -9,9 +9,11 @@
 //! step. Shutting down:
 //!
 //! ```text
-//!   stop ──► no new claims ──► drain ──► told to stop ──► stopped (a moment later) ──► leases given back ──► resigned ──► end
+//!   stop ──► no new claims ──► drain ──► told to stop ──► stopped (a moment later) ──► leases given back ──► end
 //!   stop again ───────────────────────────────────────►───┘
 //! ```
+//!
+//! A leader resigns after "no new claims" where its runs have leases of their own, and before the end where they have none.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -150,6 +152,9 @@ impl Engine {
         let mut steps = ClockSteps::new(&*self.clock);
         loop {
             let now = self.clock.now();
+            if let Some(term) = &self.term {
+                term.beat();
+            }
             self.look_at_term();
             if steps.stepped(&*self.clock) {
                 let actions = self.plan.clock_stepped(now);
@@ -183,7 +188,7 @@ impl Engine {
         within(&*self.clock, NOTICE * 5, self.locks.settled()).await;
     }
 
-    /// Gives the leadership back, now that the runs have ended.
+    /// Waits until the leadership is given back; where the runs had nothing else, it is given back only now that they have ended.
     async fn resign(&mut self) {
         let Some(term) = &mut self.term else { return };
         if term.marks() == Marks::OfTheTerm && !self.runs.is_empty() {
@@ -247,11 +252,12 @@ impl Engine {
         stopper: &Stopper,
     ) {
         stopper.soon().cancel();
-        if let Some(term) = &self.term {
-            term.retire();
-        }
         let actions = self.plan.stop();
         self.act(actions);
+        // Not before: nothing is claimed any more, and what is won late is undone.
+        if let Some(term) = &self.term {
+            term.stop();
+        }
         self.stopping.cancel();
         let begun = self.clock.lease_now();
         let told_at = begun + drain;
@@ -427,7 +433,7 @@ impl Engine {
             cancel: cancel.clone(),
             stopping: self.stopping.clone(),
             lease: guard.lease.check_from_afar(),
-            leadership: term.as_ref().map(|term| term.leadership.clone()),
+            term: term.as_ref().map(|started| started.term.clone()),
             ends_at,
         });
         self.runs.insert(job, Run { fence, cancel: cancel.clone(), abort: abort.clone() });

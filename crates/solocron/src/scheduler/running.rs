@@ -23,8 +23,7 @@ use super::term::Started;
 use crate::caught::dropped;
 use crate::clock::{Clock, LeaseInstant};
 use crate::event::{Cancelled, Outcome};
-use crate::job::{self, Begin, Block, Cancel, Context};
-use crate::leader::{Ended, Leadership};
+use crate::job::{Begin, Block, Cancel, Context, InTerm};
 use crate::lock::backend::MarkAfter;
 use crate::lock::guard::LeaseCheck;
 use crate::lock::{ClaimGuard, Keeper};
@@ -50,12 +49,16 @@ impl Running {
     /// Runs `work` on the caller's task. Dropping the future stops the run.
     pub(super) async fn on_task(mut self, work: &Begin) -> Message {
         let watch = self.watch();
+        // It may have waited long for its turn, and a term may have ended before its lock was held for this run.
+        if let Err(why) = self.context.checkpoint() {
+            return self.ended(Outcome::Cancelled(why)).0;
+        }
         // From here on the run may have had an effect: only its end says that the tick is done.
         self.guard.lease.on_drop(MarkAfter::Unfinished);
         let mut running = work(self.context.clone());
         let stop = async {
             watch.told_to_stop().await;
-            watch.moment(&self.guard).await;
+            watch.moment().await;
             // A run that waits for its cancellation hears of it before it is stopped.
             tokio::task::yield_now().await;
         };
@@ -102,8 +105,7 @@ impl Running {
     fn watch(&self) -> Watch {
         Watch {
             lease: self.guard.lease.check_from_afar(),
-            leadership: self.term.as_ref().map(|term| term.leadership.clone()),
-            is_bare: self.term.as_ref().is_some_and(Started::is_bare),
+            term: self.term.as_ref().map(|started| started.term.clone()),
             cancel: self.cancel.clone(),
             abort: self.abort.clone(),
             ends_at: self.ends_at,
@@ -111,7 +113,7 @@ impl Running {
         }
     }
 
-    /// The end, and what must be kept until that is said.
+    /// The end, and what must be kept until it is told.
     fn ended(mut self, outcome: Outcome) -> (Message, Option<Started>) {
         let ended = self.clock.now();
         // Also where nobody hears of it any more: a run that ended is done.
@@ -140,9 +142,7 @@ fn farewell(message: Message, keeper: &Keeper) {
 /// What may end a run, seen without owning any of it.
 struct Watch {
     lease: LeaseCheck,
-    leadership: Option<Leadership>,
-    /// Whether the leadership is all that the run has.
-    is_bare: bool,
+    term: Option<InTerm>,
     cancel: Cancel,
     abort: CancellationToken,
     ends_at: LeaseInstant,
@@ -159,8 +159,8 @@ impl Watch {
             }
         };
         let deposed = async {
-            match &self.leadership {
-                Some(leadership) => leadership.ended().await,
+            match &self.term {
+                Some(term) => term.ended().await,
                 None => std::future::pending().await,
             }
         };
@@ -168,23 +168,24 @@ impl Watch {
             biased;
             () = self.abort.cancelled() => {}
             why = self.lease.lost() => self.cancel.cancel(Cancelled::LeaseLost(why)),
-            how = deposed => self.cancel.cancel(job::ended(how)),
+            why = deposed => self.cancel.cancel(why),
             () = too_long => self.cancel.cancel(Cancelled::Timeout),
         }
     }
 
-    /// What the lease still has, or a moment; then it is gone, and the run with it.
-    async fn moment(&self, guard: &ClaimGuard) {
-        let notice = match (self.cancel.why(), &self.leadership) {
-            (Some(Cancelled::LeaseLost(why)), _) => guard.lease.notice(why),
-            (Some(Cancelled::LeadershipLost(why)), Some(leadership)) if self.is_bare => {
-                leadership.notice(Ended::Lost(why))
+    /// The moment that a run has after it was told, whatever it was told: until what keeps others from running the same is gone.
+    async fn moment(&self) {
+        let term_is_gone = async {
+            match &self.term {
+                Some(term) if term.is_bare => term.leadership.gone().await,
+                _ => std::future::pending().await,
             }
-            _ => NOTICE,
         };
         tokio::select! {
             () = self.abort.cancelled() => {}
-            () = self.clock.sleep(notice.min(NOTICE)) => {}
+            () = self.lease.gone() => {}
+            () = term_is_gone => {}
+            () = self.clock.sleep(NOTICE) => {}
         }
     }
 }

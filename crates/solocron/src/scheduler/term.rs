@@ -2,13 +2,15 @@
 
 use std::future::pending;
 
-use crate::leader::{Elector, Hold, Leadership, Transition};
+use crate::job::InTerm;
+use crate::leader::{Elector, Hold, Leadership, Pulse, Transition};
 use crate::lock::{Fence, LockKey, Locks};
 use crate::plan::Marks;
 
 /// What a scheduler knows of the leadership of its group.
 pub(super) struct Term {
     elector: Elector,
+    pulse: Pulse,
     /// The term that this node acts under, as far as it has heard.
     leadership: Option<Leadership>,
     /// How many runs were started in it.
@@ -19,26 +21,19 @@ pub(super) struct Term {
 }
 
 /// What a run has of the term that it was started in.
-#[derive(Clone)]
 pub(super) struct Started {
-    pub(super) leadership: Leadership,
-    /// Where nothing but the leadership keeps others from starting what goes on here: its lock is not given back before the run ends.
-    pub(super) hold: Option<Hold>,
-}
-
-impl Started {
-    /// Whether the leadership is all that the run has.
-    pub(super) fn is_bare(&self) -> bool {
-        self.hold.is_some()
-    }
+    pub(super) term: InTerm,
+    /// Where the leadership is all that the run has: its lock is not given back before the run ends.
+    _hold: Option<Hold>,
 }
 
 impl Term {
     pub(super) fn campaign(locks: &Locks, group: LockKey) -> Self {
         let marks = if locks.capabilities().marks { Marks::Stored } else { Marks::OfTheTerm };
         // The limit is for runs: a leader may lead for as long as it lives.
-        let elector = Elector::of(&locks.unlimited(), group);
-        Self { elector, leadership: None, runs: 0, marks, silent: false }
+        let pulse = Pulse::default();
+        let elector = Elector::of(&locks.unlimited(), group, Some(pulse.clone()));
+        Self { elector, pulse, leadership: None, runs: 0, marks, silent: false }
     }
 
     pub(super) fn group(&self) -> &LockKey {
@@ -47,6 +42,11 @@ impl Term {
 
     pub(super) fn marks(&self) -> Marks {
         self.marks
+    }
+
+    /// A turn of the loop. Without one for long, another node is let lead.
+    pub(super) fn beat(&self) {
+        self.pulse.beat();
     }
 
     /// The next transition; pending for ever when there are no more.
@@ -90,16 +90,24 @@ impl Term {
     /// A run starts: what it has of this term, and its number.
     pub(super) fn start(&mut self) -> Option<(Started, u64)> {
         let leadership = self.leadership.clone()?;
-        if self.marks == Marks::Stored {
-            return Some((Started { leadership, hold: None }, 1)); // each has a fence of its own
-        }
-        self.runs += 1;
-        Some((Started { leadership, hold: Some(self.elector.hold()) }, self.runs))
+        let is_bare = self.marks == Marks::OfTheTerm;
+        let hold = is_bare.then(|| self.elector.hold());
+        let number = if is_bare {
+            self.runs += 1;
+            self.runs
+        } else {
+            1 // each has a fence of its own
+        };
+        Some((Started { term: InTerm { leadership, is_bare }, _hold: hold }, number))
     }
 
-    /// No new term; the one that goes on goes on.
-    pub(super) fn retire(&self) {
-        self.elector.retire();
+    /// No new term. Where runs have leases of their own, the group need not wait for them: the one that goes on is given back at
+    /// once. Otherwise it goes on.
+    pub(super) fn stop(&self) {
+        match self.marks {
+            Marks::Stored => self.elector.begin_to_resign(),
+            Marks::OfTheTerm => self.elector.retire(),
+        }
     }
 
     /// Gives the leadership back, and waits until the store knows.

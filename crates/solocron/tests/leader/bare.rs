@@ -134,6 +134,28 @@ async fn a_run_is_gone_before_another_leader_can_start_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_whose_runtime_is_blocked_keeps_the_lock_until_its_run_is_gone() {
+    let (world, log) = (World::without_marks(), Log::default());
+    let start = |name: &'static str| {
+        Member::start(world.node(name), name, &log, |scheduler| {
+            scheduler.job(job(name, &log, S(10), S(600)))
+        })
+    };
+    let a = start("a");
+    log.elected("a").await;
+    let _b = start("b");
+    log.until("a run", |line| matches!(line.said, Said::Begin(_))).await;
+    a.node.runs.freeze();
+    tokio::time::sleep(S(120)).await;
+    let others = |line: &super::support::Line| line.node == "b" && line.is_elected();
+    assert!(!log.lines().iter().any(others), "its run is half done");
+    a.node.runs.thaw();
+    let told = log.until("its run to be told", |line| matches!(line.said, Said::Told(..))).await;
+    let elected = log.elected("b").await;
+    assert!(told.at <= elected.at && elected.at - told.at < S(1), "{:?}", elected.at - told.at);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_nobody_told_of_its_end_starts_nothing_after_it() {
     let (world, log) = (World::without_marks(), Log::default());
     let start = |name: &'static str| {

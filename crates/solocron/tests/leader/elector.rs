@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -153,6 +154,34 @@ async fn a_leader_that_is_cut_off_knows_before_another_is_elected() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_told_of_a_loss_has_its_notice_before_another_is_elected() {
+    for order in ["none", "resign", "step down", "drop"] {
+        let world = World::new();
+        let node = world.node("a");
+        let (mut a, mut b) = (node.campaign(), world.node("b").campaign());
+        let first = elected(&mut a).await;
+        in_time("b follows", b.next()).await;
+        tokio::time::sleep(TTL * 2).await;
+        // Nothing but renewals is refused: the lock could be given back.
+        node.link.refuses_renewals.store(true, Ordering::SeqCst);
+        assert!(matches!(next(&mut a).await, Transition::Lost { why: Lost::Expired, .. }));
+        let told = Instant::now();
+        assert_eq!(in_time("its end", first.ended()).await, Ended::Lost(Lost::Expired));
+        assert!(!a.is_leader());
+        match order {
+            "resign" => assert!(!a.resign().await.unwrap(), "it does not lead any more"),
+            "step down" => assert!(!a.step_down().await.unwrap(), "it does not lead any more"),
+            "drop" => drop(a),
+            _ => {}
+        }
+        elected(&mut b).await;
+        // A tenth of the ttl, and at the latest when the store itself lets go.
+        let notice = told.elapsed();
+        assert!(notice >= TTL / 10 && notice < TTL / 10 + TTL / 50, "{order}: {notice:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_is_down_elects_nobody_and_is_asked_less_and_less() {
     let world = World::new();
     let node = world.node("a");
@@ -165,6 +194,33 @@ async fn a_store_that_is_down_elects_nobody_and_is_asked_less_and_less() {
     let healed = Instant::now();
     assert!(matches!(next(&mut a).await, Transition::Elected(_)), "and nothing was told twice");
     assert!(healed.elapsed() <= Duration::from_secs(6), "{:?}", healed.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_now_and_then_fills_no_queue() {
+    for pushes in [true, false] {
+        let world = World::new();
+        let (leader, node) = (world.node("a"), world.node("b"));
+        let mut a = leader.campaign();
+        elected(&mut a).await;
+        node.link.pushes.store(pushes, Ordering::SeqCst);
+        node.link.fails_every_other.store(true, Ordering::SeqCst);
+        let mut b = node.campaign();
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        assert!(node.link.asked.load(Ordering::SeqCst) > 100, "it was tried often");
+        node.link.fails_every_other.store(false, Ordering::SeqCst);
+        drop(a);
+        let mut told = Vec::new();
+        loop {
+            match next(&mut b).await {
+                Transition::Elected(_) => break,
+                other => told.push(other),
+            }
+        }
+        let news = told.iter().filter(|one| matches!(one, Transition::Failed { .. })).count();
+        assert!((1..=61).contains(&news), "once in five seconds: {news}");
+        assert!(told.len() <= 2 * news + 1, "{told:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,5 +3,6 @@
 mod bare;
 mod elector;
 mod plan;
+mod runs;
 mod scheduler;
 mod support;

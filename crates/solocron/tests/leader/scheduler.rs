@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use solocron::lock::Lost;
+use solocron::trigger::Every;
 use solocron::{
     Cancelled, Context, Coordination, Event, Job, Misfire, MissedWhy, Outcome, Scheduler, What,
 };
 use tokio::time::Instant;
 
-use super::support::{GROUP, Log, Member, Said, TTL, World, group, in_time, job};
+use super::support::{GROUP, Line, Log, Member, Run, Said, TTL, World, group, in_time, job};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
+const MS: fn(u64) -> Duration = Duration::from_millis;
 
 fn period_of(tick: jiff::Timestamp) -> i64 {
     tick.as_millisecond() / 10_000
@@ -83,11 +85,16 @@ async fn a_killed_leader_is_followed_within_a_ttl_and_no_tick_is_lost_or_doubled
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clean_stop_drains_then_resigns_and_the_next_leads_at_once() {
+async fn a_clean_stop_hands_over_at_once_and_its_runs_end_in_peace() {
     let (world, log) = (World::new(), Log::default());
     let start = |name: &'static str| {
         Member::start(world.node(name), name, &log, |scheduler| {
-            scheduler.job(job(name, &log, S(10), S(4)))
+            let said = log.clone();
+            let brief = Job::new("brief", Every::new(S(1)).unwrap(), move |ctx: Context| {
+                said.say(name, Said::Told(run_of(&ctx), Cancelled::Shutdown));
+                async {}
+            });
+            scheduler.job(job(name, &log, S(10), S(9))).job(brief)
         })
     };
     let a = start("a");
@@ -102,16 +109,27 @@ async fn a_clean_stop_drains_then_resigns_and_the_next_leads_at_once() {
     let asked = Instant::now();
     a.stop().await;
     let ended = log.until("its end", |line| matches!(line.said, Said::End(_))).await;
-    assert!(ended.at - asked > S(3), "it was drained");
+    assert!(ended.at - asked > S(8), "it was drained, and not told that its node has resigned");
     let resigned =
         log.until("a to resign", |line| matches!(line.what(), Some(What::Resigned { .. }))).await;
     let elected = log.elected("b").await;
-    assert!(ended.at <= resigned.at, "never before its runs have ended");
-    assert!(elected.at - ended.at < Duration::from_millis(50), "{:?}", elected.at - ended.at);
+    assert!(
+        resigned.at - asked < MS(50) && elected.at - asked < MS(50),
+        "{:?}",
+        elected.at - asked
+    );
+    let meanwhile = log.lines().into_iter().filter(|line| {
+        line.node == "b" && line.at < ended.at && matches!(line.said, Said::Told(..))
+    });
+    assert!(meanwhile.count() >= 8, "every second has its run while the old leader drains");
     assert!(!log.lines().iter().any(|line| matches!(line.what(), Some(What::Deposed { .. }))));
     tokio::time::sleep(S(30)).await;
     each_once(&log);
     b.stop().await;
+}
+
+fn run_of(ctx: &Context) -> Run {
+    Run { tick: ctx.tick(), fence: ctx.fence(), number: ctx.run_number() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,17 +178,13 @@ async fn a_new_leader_waits_for_a_run_of_the_old_one() {
         let work = move |ctx: Context| {
             let said = said.clone();
             async move {
-                let run = super::support::Run {
-                    tick: ctx.tick(),
-                    fence: ctx.fence(),
-                    number: ctx.run_number(),
-                };
+                let run = Run { tick: ctx.tick(), fence: ctx.fence(), number: ctx.run_number() };
                 said.say(name, Said::Begin(run));
                 tokio::time::sleep(Duration::from_millis(900)).await; // within its notice
                 said.say(name, Said::End(run));
             }
         };
-        let every = solocron::trigger::Every::new(S(1)).unwrap();
+        let every = Every::new(S(1)).unwrap();
         Member::start(world.node(name), name, &log, |scheduler| {
             scheduler.job(Job::new("job", every, work))
         })
@@ -239,7 +253,7 @@ async fn a_leader_that_is_cut_off_starts_nothing_and_the_next_one_does() {
     let elected = log.elected("b").await;
     assert!(elected.at - cut <= TTL + Duration::from_millis(50));
     tokio::time::sleep(S(60)).await;
-    let deposed = |line: &super::support::Line| {
+    let deposed = |line: &Line| {
         line.node == "a" && matches!(line.what(), Some(What::Deposed { why: Lost::Expired, .. }))
     };
     let deposed = log.until("a to know", deposed).await;
@@ -248,13 +262,80 @@ async fn a_leader_that_is_cut_off_starts_nothing_and_the_next_one_does() {
         line.node == "a" && line.at > deposed.at && matches!(line.said, Said::Begin(_))
     });
     assert!(!late, "a follower starts nothing");
-    let trouble = |line: &&super::support::Line| {
+    let trouble = |line: &&Line| {
         line.node == "a"
             && line.at >= deposed.at
             && matches!(&line.said, Said::Event(Event { job, what: What::BackendFailed { .. } }) if *job == group())
     };
     assert_eq!(log.lines().iter().filter(trouble).count(), 1, "it is told once");
     each_once(&log);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_runtime_is_blocked_hands_over_and_comes_back_when_it_moves() {
+    let (world, log) = (World::new(), Log::default());
+    let start = |name: &'static str| {
+        Member::start(world.node(name), name, &log, |scheduler| {
+            scheduler.job(job(name, &log, S(10), S(1)))
+        })
+    };
+    let terms = |name| log.lines().iter().filter(|l| l.node == name && l.is_elected()).count();
+    let a = start("a");
+    log.elected("a").await;
+    let b = start("b");
+    tokio::time::sleep(S(45)).await;
+    // The loop and the runs stand still; what renews leases does not.
+    a.node.runs.freeze();
+    let blocked = Instant::now();
+    let elected = log.elected("b").await;
+    let (limit, waited) = (S(10).max(TTL), elected.at - blocked);
+    assert!(waited >= limit - S(1) && waited <= limit * 5 / 4 + limit / 4, "{waited:?}");
+    tokio::time::sleep(S(60)).await;
+    b.stop().await;
+    tokio::time::sleep(S(60)).await;
+    let held = |now| world.memory.record(&group()).unwrap().holder(now, true).is_some();
+    assert!(!held(jiff::Timestamp::MIN), "it does not campaign while it stands still");
+    a.node.runs.thaw();
+    let again = Instant::now();
+    in_time("a to lead again", async {
+        while terms("a") < 2 {
+            tokio::time::sleep(MS(1)).await;
+        }
+    })
+    .await;
+    assert!(again.elapsed() < S(3), "{:?}", again.elapsed());
+    let resigned = |line: &Line| {
+        line.node == "a" && line.at >= again && matches!(line.what(), Some(What::Resigned { .. }))
+    };
+    assert!(log.lines().iter().any(resigned), "it is told what happened meanwhile");
+    tokio::time::sleep(S(30)).await;
+    let twice = starts(&log).into_values().filter(|starts| *starts != 1).count();
+    assert_eq!(twice, 0, "{:#?}", log.begun());
+    a.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_the_whole_process_is_no_blocked_runtime() {
+    let (world, log) = (World::new().process_bound(), Log::default());
+    let a = Member::start(world.node("a"), "a", &log, |scheduler| {
+        scheduler.job(job("a", &log, S(10), S(1)))
+    });
+    log.elected("a").await;
+    for seconds in [11, 60, 3_600] {
+        tokio::time::sleep(S(25)).await;
+        a.node.tasks.freeze();
+        a.node.runs.freeze();
+        tokio::time::sleep(S(seconds)).await;
+        // What renews and campaigns goes first.
+        a.node.tasks.thaw();
+        tokio::time::sleep(MS(100)).await;
+        a.node.runs.thaw();
+    }
+    tokio::time::sleep(S(25)).await;
+    let over =
+        |line: &Line| matches!(line.what(), Some(What::Resigned { .. } | What::Deposed { .. }));
+    assert!(!log.lines().iter().any(over), "{:#?}", log.lines());
+    a.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -100,6 +100,10 @@ impl World {
             memory: self.memory.clone(),
             marks: self.marks,
             cut: Arc::default(),
+            refuses_renewals: Arc::default(),
+            fails_every_other: Arc::default(),
+            pushes: Arc::new(AtomicBool::new(true)),
+            asked: Arc::default(),
             claims: Arc::default(),
         };
         let tasks = Tasks::default();
@@ -141,15 +145,19 @@ impl Node {
 pub(crate) struct Tasks {
     running: Arc<Mutex<(bool, Vec<AbortHandle>)>>,
     frozen: Arc<AtomicBool>,
+    asleep: Arc<Mutex<Vec<Waker>>>,
 }
 
 impl Tasks {
     pub(crate) fn keeper(&self) -> Keeper {
         let tasks = self.clone();
         Keeper::with(move |mut work| {
-            let frozen = Arc::clone(&tasks.frozen);
+            let (frozen, asleep) = (Arc::clone(&tasks.frozen), Arc::clone(&tasks.asleep));
             let work = poll_fn(move |cx| match frozen.load(Ordering::SeqCst) {
-                true => Poll::Pending,
+                true => {
+                    asleep.lock().unwrap().push(cx.waker().clone());
+                    Poll::Pending
+                }
                 false => work.as_mut().poll(cx),
             });
             let mut running = tasks.running.lock().unwrap();
@@ -173,6 +181,12 @@ impl Tasks {
     pub(crate) fn freeze(&self) {
         self.frozen.store(true, Ordering::SeqCst);
     }
+
+    /// All of it goes on.
+    pub(crate) fn thaw(&self) {
+        self.frozen.store(false, Ordering::SeqCst);
+        self.asleep.lock().unwrap().drain(..).for_each(Waker::wake);
+    }
 }
 
 /// A node's way to the store.
@@ -181,6 +195,12 @@ pub(crate) struct Link {
     memory: MemoryBackend,
     marks: bool,
     pub(crate) cut: Arc<AtomicBool>,
+    pub(crate) refuses_renewals: Arc<AtomicBool>,
+    pub(crate) fails_every_other: Arc<AtomicBool>,
+    /// Otherwise it tells of no change, and must be polled.
+    pub(crate) pushes: Arc<AtomicBool>,
+    /// How many attempts at locks were made.
+    pub(crate) asked: Arc<AtomicU64>,
     /// How many requests for a tick, and how many enrolments, were sent.
     pub(crate) claims: Arc<AtomicU64>,
 }
@@ -226,7 +246,10 @@ impl LockBackend for Link {
         let claims = requests.iter().filter(|request| request.claim.is_some()).count();
         assert!(self.marks || claims == 0, "nobody claims where no marks are kept");
         self.claims.fetch_add(claims as u64, Ordering::SeqCst);
-        match self.down() {
+        let asked = self.asked.fetch_add(1, Ordering::SeqCst);
+        let flap = self.fails_every_other.load(Ordering::SeqCst) && asked % 2 == 1;
+        let flap = flap.then(|| BackendError::new(Kind::Unavailable, "connection reset"));
+        match self.down().or(flap) {
             Some(error) => requests.iter().map(|_| Err(error.clone())).collect(),
             None => self.memory.try_acquire(requests).await,
         }
@@ -237,7 +260,9 @@ impl LockBackend for Link {
         leases: &[&MemoryLease],
         sent: LeaseInstant,
     ) -> Vec<Result<Renewal, BackendError>> {
-        match self.down() {
+        let refused = self.refuses_renewals.load(Ordering::SeqCst);
+        let refused = refused.then(|| BackendError::new(Kind::Unavailable, "too busy"));
+        match self.down().or(refused) {
             Some(error) => leases.iter().map(|_| Err(error.clone())).collect(),
             None => self.memory.renew(leases, sent).await,
         }
@@ -277,6 +302,7 @@ impl LockBackend for Link {
     async fn watch(&self, key: &LockKey) -> Result<Option<Box<dyn Watch>>, BackendError> {
         match self.down() {
             Some(error) => Err(error),
+            None if !self.pushes.load(Ordering::SeqCst) => Ok(None),
             None => self.memory.watch(key).await,
         }
     }
