@@ -155,6 +155,10 @@ mod tests {
         runtime.block_on(future)
     }
 
+    async fn poll_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+        poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+    }
+
     #[test]
     fn a_wait_ends_after_its_time_and_not_before() {
         let begun = Instant::now();
@@ -166,7 +170,7 @@ mod tests {
     fn an_earlier_wait_does_not_end_with_a_later_one_that_was_there_first() {
         block_on(async {
             let mut late = pin!(wait(Duration::from_secs(3600)).expect("a thread"));
-            poll_fn(|cx| Poll::Ready(assert!(late.as_mut().poll(cx).is_pending()))).await;
+            assert!(poll_once(late.as_mut()).await.is_pending());
             wait(Duration::from_millis(5)).expect("a thread").await;
         });
     }
@@ -176,7 +180,7 @@ mod tests {
         let timer = Timer::of_this_process().expect("a thread");
         let id = block_on(async {
             let mut wait = Box::pin(wait(Duration::from_secs(3600)).expect("a thread"));
-            poll_fn(|cx| Poll::Ready(assert!(wait.as_mut().poll(cx).is_pending()))).await;
+            assert!(poll_once(wait.as_mut()).await.is_pending());
             wait.id.expect("it is registered")
         });
         assert!(!timer.lock().by_instant.keys().any(|(_, other)| *other == id));

@@ -36,8 +36,7 @@ pub(crate) fn figures(
     seconds: f64,
 ) -> Result<Figures, String> {
     turns.sort_unstable();
-    let mut figures = Figures::default();
-    figures.per_second = turns.len() as f64 / seconds;
+    let mut figures = Figures { per_second: turns.len() as f64 / seconds, ..Figures::default() };
     let mut counts = std::collections::HashMap::<_, usize>::new();
     for turn in &turns {
         *counts.entry(turn.who).or_default() += 1;
