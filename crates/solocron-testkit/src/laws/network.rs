@@ -1,6 +1,6 @@
 //! What a network does to a lock: it cuts, holds back, delays and refuses; and no answer is ever made up.
 //!
-//! Each law has links of its own ([`Store::link`]), so the store and its other clients see nothing of it. Who looks at the store
+//! Each law has links of its own ([`Harness::link`](crate::Harness::link)), so the store and its other clients see nothing of it. Who looks at the store
 //! looks past the proxy.
 
 use std::time::Duration;
