@@ -81,13 +81,15 @@ local function acquire(key, at)
     fields[7], fields[8], fields[9], fields[10] = 'p', m, 'q', nonce
   end
   fields[4] = table.concat({nonce, text(till), text(now), text(attempt), claimed, node}, ' ')
-  if not (m or n) then
-    -- First, so that a user who may not do this has granted nothing yet.
-    keep(key, m, n, till)
-  end
+  -- First: what needs memory is refused by a full server only before anything else was written.
   redis.call('HSET', key, unpack(fields))
-  if new(got) then
-    keep(key, m, n, till)
+  if not (m or n) then
+    local kept, why = pcall(keep, key, m, n, till)
+    if not kept then
+      -- A user without the right to do this is told so, and has been granted nothing.
+      redis.call('HDEL', key, 'h')
+      error(why, 0)
+    end
   end
   return {'won', text(fence), text(attempt), previous, s or '', n or ''}
 end
