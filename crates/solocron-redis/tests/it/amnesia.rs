@@ -76,6 +76,19 @@ async fn after_a_flush_grants_come_when_the_longest_lease_is_over() {
     assert!(lost.elapsed() >= BRIEF);
 }
 
+/// A server that began with a clock that was a day ahead: nobody waits until then.
+#[tokio::test]
+async fn a_loss_that_lies_ahead_is_taken_for_one_of_now() {
+    let server = crate::start();
+    let backend = open(&server);
+    backend.epoch().await.unwrap();
+    must(&server, &["FLUSHALL"]);
+    assert!(is_recovering(&backend, BRIEF).await);
+    let tomorrow = ((now().as_millis() + 86_400_000) * 1000).to_string();
+    must(&server, &["HSET", "{test}:epoch", "lost", &tomorrow]);
+    until("a grant", async || !is_recovering(&backend, BRIEF).await).await;
+}
+
 /// A snapshot that is older than the last claim, as after a crash or a failover.
 #[tokio::test]
 async fn a_restart_with_old_data_repeats_no_tick_that_runs_at_most_once() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use solocron::lock::{LockBackend, LockOptions, Locks, MarkAfter, Renewal};
+use solocron::lock::{LockBackend, LockOptions, Locks, MarkAfter, Renewal, Reply};
 use solocron::{Clock, Kind, SystemClock};
 use solocron_redis::RedisBackend;
 use solocron_testkit::server::{Proxy, RedisServer};
@@ -139,15 +139,39 @@ async fn a_grant_that_too_few_replicas_have_is_given_back() {
     until("the replica", async || attempt(&backend, &plain("first")).await.is_ok()).await;
     works(&backend).await;
     link.black_hole(solocron_testkit::server::Direction::Down, true);
-    let error = attempt(&backend, &plain("report")).await.unwrap_err();
+    let request = plain("report");
+    let error = attempt(&backend, &request).await.unwrap_err();
+    // The primary has it: whoever asks sends the same again, or revokes it.
     assert_eq!(
         (error.kind(), error.effect()),
-        (Kind::Unavailable, solocron::Effect::None),
+        (Kind::Unavailable, solocron::Effect::Unknown),
         "{error}"
     );
     assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
     link.heal();
-    until("the replica", async || attempt(&backend, &plain("report")).await.is_ok()).await;
+    until("the same grant", async || {
+        matches!(attempt(&backend, &request).await, Ok(Reply::Won(_)))
+    })
+    .await;
+}
+
+/// It says of each lock that it takes no writes, and of nothing else: the connection is given up, and the next one may lead elsewhere.
+#[tokio::test]
+async fn a_demoted_primary_is_left() {
+    let server = crate::start();
+    let proxy = Proxy::start(server.address());
+    let backend = client(&crate::through(&proxy, &server)).connect().await.unwrap();
+    works(&backend).await;
+    let connections = proxy.accepted();
+    must(&server, &["REPLICAOF", "127.0.0.1", "1"]);
+    let error = attempt(&backend, &plain("report")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    until("another connection", async || proxy.accepted() > connections).await;
+    must(&server, &["REPLICAOF", "NO", "ONE"]);
+    until("a grant", async || {
+        matches!(attempt(&backend, &plain("report")).await, Ok(Reply::Won(_)))
+    })
+    .await;
 }
 
 /// Packets vanish without a word: the connection is given up and made again.

@@ -55,12 +55,12 @@ impl Campaign {
                 End::Lost(why) => {
                     let lasted = self.locks.clock().lease_now().saturating_since(begun);
                     self.tell(Transition::Lost { fence, why });
-                    let (last, stepped_down) = self.outlast(guard, &leadership, why).await;
+                    let (last, hands_over) = self.outlast(guard, &leadership, why).await;
                     if last || retired {
                         return;
                     }
                     pause = pace.lost(why, lasted, self.locks.ttl());
-                    if stepped_down {
+                    if hands_over {
                         pause = pause.max(Pace::HOLD_OFF);
                     }
                 }
@@ -150,7 +150,7 @@ impl Campaign {
 
     /// Keeps a lock that is lost, but not yet gone, until it is: whoever was told just now may still be at work, and relies on nobody
     /// else being elected yet. Orders are answered after that. Says whether this term was the last one, and whether the next is
-    /// to be somebody else's.
+    /// to be somebody else's: also where renewals failed, and it is this node that lets go.
     async fn outlast(
         &mut self,
         guard: LockGuard,
@@ -159,10 +159,10 @@ impl Campaign {
     ) -> (bool, bool) {
         let Self { locks, seat, orders, .. } = self;
         let (mut last, mut closed, mut asked) = (false, false, Vec::new());
+        let notice = leadership.notice(why);
         {
             let mut over = std::pin::pin!(async {
                 let clock = locks.clock();
-                let notice = leadership.notice(why);
                 clock.sleep(notice).await;
                 if !notice.is_zero() {
                     // What still goes on keeps others out for as long as the store itself would.
@@ -185,14 +185,14 @@ impl Campaign {
                 }
             }
         }
-        let stepped_down = !asked.is_empty();
-        if stepped_down {
+        let hands_over = !asked.is_empty() || !notice.is_zero();
+        if !asked.is_empty() {
             let released = guard.release().await.map(|_| false);
             for done in asked {
                 drop(done.send(released.clone()));
             }
         }
-        (last, stepped_down)
+        (last, hands_over)
     }
 
     async fn resign(
