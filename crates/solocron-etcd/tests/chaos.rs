@@ -145,9 +145,10 @@ fn a_fleet_under_faults_keeps_its_promises() {
     chaos.outlives(outlives).run(&mut Cluster::start()).assert();
 }
 
+/// The session lives a second longer than its locks, and etcd looks every half second which leases are over.
 #[test]
-fn a_killed_holder_is_followed_within_a_ttl_and_a_second() {
+fn a_killed_holder_is_followed_within_a_ttl_and_a_moment() {
     let ttl = Duration::from_secs(2);
     let taken_over = Failover::new("etcd", "is_a_node").ttl(ttl).run(&mut Cluster::start());
-    taken_over.assert_within(ttl + Duration::from_secs(1));
+    taken_over.assert_within(ttl + Duration::from_millis(1_500));
 }

@@ -19,13 +19,21 @@ pub struct Least {
     pub faults_of_a_kind: u64,
     /// How many kills hit a node while it ran something.
     pub kills_of_holders: usize,
+    /// How many nodes ran something. One whose clock is late wins little.
+    pub nodes_that_ran: usize,
 }
 
 impl Least {
     /// Of a run of some seconds.
-    pub const SHORT: Self = Self { share_ran: 0.4, faults_of_a_kind: 1, kills_of_holders: 0 };
+    pub const SHORT: Self =
+        Self { share_ran: 0.4, faults_of_a_kind: 1, kills_of_holders: 0, nodes_that_ran: 2 };
     /// Of a run of some minutes.
-    pub const LONG: Self = Self { share_ran: 0.7, faults_of_a_kind: 3, kills_of_holders: 5 };
+    pub const LONG: Self = Self {
+        share_ran: 0.7,
+        faults_of_a_kind: 3,
+        kills_of_holders: 5,
+        nodes_that_ran: NAMES.len(),
+    };
 }
 
 /// The judgement of one run, and its numbers.

@@ -78,8 +78,7 @@ fn a_fleet_over_an_honest_store_keeps_its_promises() {
 
 /// Runs a fleet over a store that is wrong in this way.
 fn planted(plant: &str) -> Verdict {
-    let least = Least { share_ran: 0.4, faults_of_a_kind: 1, kills_of_holders: 0 };
-    let chaos = run(plant).env(PLANT, plant).at_least(least);
+    let chaos = run(plant).env(PLANT, plant).at_least(Least::SHORT);
     let chaos = chaos.lasts(Duration::from_secs(4)).settle(Duration::from_millis(1_500));
     let mut verdict = chaos.run(&mut Directory::new());
     // It was to be broken: nobody wants to read that history.

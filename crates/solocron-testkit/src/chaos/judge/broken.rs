@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashSet};
 use super::numbers::share_ran_of;
 use super::unseen::{Unseen, lost_tick};
 use super::{Judge, Span};
-use crate::chaos::nodes::NAMES;
 use crate::chaos::verdict::Least;
 use crate::history::{Event, Invariant, Ledger, Report, Violation, What};
 
@@ -93,7 +92,8 @@ impl Judge<'_> {
 
     /// Whether too little happened.
     pub(super) fn void(&self, ledger: &Ledger, under_faults: &Ledger) -> Vec<String> {
-        let Least { share_ran, faults_of_a_kind, kills_of_holders } = self.case.least;
+        let Least { share_ran, faults_of_a_kind, kills_of_holders, nodes_that_ran } =
+            self.case.least;
         let mut void = Vec::new();
         let share = share_ran_of(under_faults);
         if share.is_none_or(|share| share < share_ran) {
@@ -118,7 +118,7 @@ impl Judge<'_> {
             ));
         }
         let ran: HashSet<_> = self.starts().map(|(_, event)| &event.node).collect();
-        if ran.len() < NAMES.len() {
+        if ran.len() < nodes_that_ran {
             void.push(format!("void: only {} nodes ran anything", ran.len()));
         }
         void
