@@ -73,10 +73,9 @@ impl Scheduler {
     ///
     /// Dropping the future stops everything at its next await point; leases are given back in the background.
     pub async fn run_until<T>(self, signal: impl Future<Output = T>) -> Result<()> {
-        let Self { locks, jobs, group, observer, drain, spawner, stopper } = self;
+        let Self { locks, jobs, plans, group, observer, drain, spawner, stopper } = self;
         let (to_loop, messages) = unbounded_channel();
         let stopped = CancellationToken::new();
-        let plans = jobs.iter().map(|job| Arc::clone(&job.plan)).collect();
         let term = group.map(|group| Term::campaign(&locks, group));
         let mut engine = Engine {
             plan: match &term {
@@ -399,8 +398,8 @@ impl Engine {
     fn enroll(&self, jobs: Vec<usize>) {
         let locks = self.marks.clone();
         let enrolments = jobs.iter().map(|job| {
-            let Planned { key, plan, .. } = &self.jobs[*job];
-            Enrolment { key: key.clone(), fingerprint: plan.trigger.fingerprint() }
+            let (key, plan) = (self.jobs[*job].key.clone(), self.plan.job(*job));
+            Enrolment { key, fingerprint: plan.fingerprint() }
         });
         let enrolments: Vec<_> = enrolments.collect();
         self.task(async move {
@@ -411,7 +410,8 @@ impl Engine {
 
     fn start(&mut self, job: usize, tick: Mark, missed: Vec<Mark>) {
         let Some(guard) = self.in_hand.remove(&job) else { return };
-        let Planned { key, work, max_runtime, .. } = self.jobs[job].clone();
+        let Planned { key, work } = self.jobs[job].clone();
+        let max_runtime = self.plan.job(job).max_runtime();
         let fence = self.leaders_fence().unwrap_or(guard.lease.fence());
         let (term, run_number) = self.term.as_mut().and_then(Term::start).unzip();
         let (cancel, abort) = (Cancel::default(), CancellationToken::new());

@@ -8,6 +8,7 @@
 //! ```
 
 use std::fmt;
+use std::hash::Hash;
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -153,6 +154,17 @@ impl Cron {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Whether one can stand for the other in all that can be asked of it, its texts and its fingerprint too.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.key() == other.key() && self.zone == other.zone
+    }
+
+    /// What is equal for those that are [alike](Self::is_like). The zone's name counts: jiff takes two names of one zone for equal,
+    /// and a fingerprint does not.
+    pub(crate) fn key(&self) -> impl Hash + Eq + use<'_> {
+        (&*self.text, self.zone.iana_name(), self.gap, self.fold)
     }
 
     fn timeline(&self) -> dst::Timeline<'_> {
