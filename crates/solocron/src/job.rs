@@ -145,11 +145,6 @@ impl Job {
         self
     }
 
-    /// The name, if it may be one.
-    pub(crate) fn id(&self) -> Result<&LockKey> {
-        self.id.as_ref().map_err(|invalid| Invalid::clone(invalid).into())
-    }
-
     /// Uses what an equal job brought before, and frees its own.
     pub(crate) fn share(&mut self, shared: &mut Shared) {
         if let Ok(trigger) = &mut self.trigger {

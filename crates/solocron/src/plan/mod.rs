@@ -117,6 +117,9 @@ impl Plan {
     /// The most jobs of one plan.
     pub const MOST_JOBS: usize = Wakes::MOST;
 
+    /// The most jobs that one [`wake`](Self::wake) looks at.
+    pub const MOST_AT_ONCE: usize = 10_000;
+
     /// How many missed ticks a run is told of by name.
     pub const MOST_MISSED: usize = 100;
 
@@ -176,10 +179,12 @@ impl Plan {
         self.wakes.first()
     }
 
-    /// Time has come to `now`.
+    /// Time has come to `now`. Looks at no more than [`MOST_AT_ONCE`](Self::MOST_AT_ONCE) jobs: the others of a million are still due
+    /// in [`next_wake`](Self::next_wake), so that their answers come in while the next of them are asked about.
     pub fn wake(&mut self, now: Timestamp) -> Actions {
         let mut actions = Vec::new();
-        while let Some(job) = self.wakes.pop(now) {
+        for _ in 0..Self::MOST_AT_ONCE {
+            let Some(job) = self.wakes.pop(now) else { break };
             self.look(job, now, &mut actions);
         }
         actions

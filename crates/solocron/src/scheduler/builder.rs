@@ -1,6 +1,7 @@
 //! Building a scheduler: everything that can be wrong is found here, before anything has changed.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,28 +125,56 @@ impl SchedulerBuilder {
             let why = format!("a scheduler takes at most {}: use several", Plan::MOST_JOBS);
             return Err(Invalid::new("number of jobs", count, why).into());
         }
-        let (mut seen, now) = (HashSet::with_capacity(count), Timestamp::now());
+        let now = Timestamp::now();
         let (mut planned, mut plans) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut wrong = None;
         for job in jobs {
-            let key = job.id()?;
-            if !seen.insert(key.clone()) {
-                let why = "two jobs have it, and would claim each other's ticks: give each its own";
-                return Err(Invalid::new("job id", key.as_str(), why).into());
-            }
-            let Checked { key, work, plan } = job.checked(now)?;
+            let Checked { key, work, plan } = match job.checked(now) {
+                Ok(checked) => checked,
+                Err(error) => {
+                    wrong = Some(error);
+                    break;
+                }
+            };
             if !capabilities.marks && plan.delivery() != Delivery::AtMostOnce {
                 let instead = format!(
                     "a run of job {key} that never ended is unknown to the next leader: leave it at most once, \
                      or pick a backend that keeps marks, such as flock"
                 );
-                return Err(Error::Lacks { need: "marks", instead: instead.into() });
+                wrong = Some(Error::Lacks { need: "marks", instead: instead.into() });
+                break;
             }
             planned.push(Planned { key, work });
             plans.push(plan);
         }
+        // An id that is taken comes before what is wrong further on.
+        if let Some(key) = first_taken(&planned) {
+            let why = "two jobs have it, and would claim each other's ticks: give each its own";
+            return Err(Invalid::new("job id", key.as_str(), why).into());
+        }
+        if let Some(error) = wrong {
+            return Err(error);
+        }
         let (jobs, plans, stopper) = (planned, plans.into(), Stopper::default());
         Ok(Scheduler { locks, jobs, plans, group, observer, drain, spawner, stopper })
     }
+}
+
+/// The first key that an earlier job has.
+///
+/// Hashes are sorted instead of kept in a set: that reads a million keys in the order in which they lie in memory.
+fn first_taken(jobs: &[Planned]) -> Option<&LockKey> {
+    let hasher = RandomState::new();
+    let hashed = jobs.iter().enumerate().map(|(at, job)| (hasher.hash_one(&job.key), at as u32));
+    let mut hashed: Vec<_> = hashed.collect();
+    hashed.sort_unstable();
+    let alike = hashed.chunk_by(|one, next| one.0 == next.0).filter(|alike| alike.len() > 1);
+    let taken = alike.flat_map(|alike| {
+        let mut seen = HashSet::new();
+        let keys = alike.iter().map(|(_, at)| (*at, &jobs[*at as usize].key));
+        keys.filter(|(_, key)| !seen.insert(*key)).min_by_key(|(at, _)| *at)
+    });
+    taken.min_by_key(|(at, _)| *at).map(|(_, key)| key)
 }
 
 impl std::fmt::Debug for SchedulerBuilder {

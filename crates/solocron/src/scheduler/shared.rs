@@ -12,6 +12,10 @@ use std::sync::Arc;
 use crate::plan::Options;
 use crate::trigger::{Cron, Trigger};
 
+/// How many triggers are remembered. A table of that many stays in a processor's cache; seeking in a larger one would take longer
+/// than parsing does.
+const MOST: usize = 1 << 16;
+
 /// Triggers and options that came already.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -43,6 +47,7 @@ impl Shared {
                 *trigger = Arc::clone(before);
             }
             Some(_) => {}
+            None if self.triggers.len() >= MOST => {}
             None => drop(self.triggers.insert(hash, Arc::clone(trigger))),
         }
     }
