@@ -57,7 +57,7 @@ impl Options {
             match word.as_str() {
                 "--quick" => {
                     (options.quick, options.rounds) = (true, 1);
-                    options.time = Duration::from_secs(45);
+                    options.time = Duration::from_secs(50);
                 }
                 "--rounds" => {
                     let rounds = value()?;
