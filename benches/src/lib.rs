@@ -1,5 +1,7 @@
 //! What the runners share: one measurement per process, several rounds side by side, medians and their spread.
 
+pub mod plot;
+
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +30,12 @@ impl Samples {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// All of them, in the order they came in.
+    #[must_use]
+    pub fn figures(&self) -> &[f64] {
+        &self.0
     }
 
     /// The smallest figure that `share` of them do not exceed; `None` where there is none.

@@ -17,8 +17,9 @@ use crate::event::{Cancelled, Outcome};
 use crate::leader::{Ended, Leadership};
 use crate::lock::guard::LeaseCheck;
 use crate::lock::{Delivery, Fence, LockKey, Mark};
-use crate::plan::JobPlan;
+use crate::plan::{JobPlan, Options};
 use crate::policy::Misfire;
+use crate::scheduler::Shared;
 use crate::trigger::{Cron, Trigger};
 
 /// A named piece of work with a trigger.
@@ -43,12 +44,17 @@ use crate::trigger::{Cron, Trigger};
 /// # Ok::<(), solocron::Error>(())
 /// ```
 pub struct Job {
-    pub(crate) id: Result<LockKey, Invalid>,
-    pub(crate) trigger: Result<Arc<dyn Trigger>, Error>,
+    id: Result<LockKey, Box<Invalid>>,
+    trigger: Result<Arc<dyn Trigger>, Box<Error>>,
+    work: Work,
+    options: Arc<Options>,
+}
+
+/// A [`Job`] that was checked.
+pub(crate) struct Checked {
+    pub(crate) key: LockKey,
     pub(crate) work: Work,
-    misfire: Misfire,
-    delivery: Delivery,
-    pub(crate) max_runtime: Option<Duration>,
+    pub(crate) plan: JobPlan,
 }
 
 pub(crate) type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -112,63 +118,52 @@ impl Job {
         Self {
             id: LockKey::new(id.into())
                 .and_then(LockKey::not_reserved)
-                .map_err(|invalid| invalid.named("job id")),
-            trigger: trigger.into_trigger(),
+                .map_err(|invalid| Box::new(invalid.named("job id"))),
+            trigger: trigger.into_trigger().map_err(Box::new),
             work,
-            misfire: Misfire::default(),
-            delivery: Delivery::default(),
-            max_runtime: None,
+            options: Options::usual(),
         }
     }
 
     /// What happens to ticks that nobody claimed in time. Default: the latest of them is run.
     #[must_use]
     pub fn misfire(mut self, misfire: Misfire) -> Self {
-        self.misfire = misfire;
+        Arc::make_mut(&mut self.options).misfire = misfire;
         self
     }
 
     /// What happens to a run that never ended. Default [`Delivery::AtMostOnce`]: it is reported and not run again.
     #[must_use]
     pub fn delivery(mut self, delivery: Delivery) -> Self {
-        self.delivery = delivery;
+        Arc::make_mut(&mut self.options).delivery = delivery;
         self
     }
 
     /// How long a run may take; then it is told to stop, and a moment later stopped. Default: no limit.
     #[must_use]
     pub fn max_runtime(mut self, limit: Duration) -> Self {
-        self.max_runtime = Some(limit);
+        Arc::make_mut(&mut self.options).max_runtime = Some(limit);
         self
     }
 
-    pub(crate) fn plan(&self) -> Result<JobPlan> {
-        self.misfire.check()?;
-        if let Delivery::AtLeastOnce { max_attempts: 0 } = self.delivery {
-            return Err(Invalid::new(
-                "max_attempts",
-                0,
-                "a run needs at least one attempt: choose 2 or more",
-            )
-            .into());
+    /// Uses what an equal job brought before, and frees its own.
+    pub(crate) fn share(&mut self, shared: &mut Shared) {
+        if let Ok(trigger) = &mut self.trigger {
+            shared.trigger(trigger);
         }
-        if self.max_runtime.is_some_and(|limit| limit.is_zero()) {
-            return Err(Invalid::new(
-                "max_runtime",
-                "0s",
-                "no run ends in no time: leave it out for no limit",
-            )
-            .into());
-        }
-        let trigger = Arc::clone(self.trigger.as_ref().map_err(Clone::clone)?);
-        if let Some(tick) = trigger.next_after(Timestamp::now()) {
+        shared.options(&mut self.options);
+    }
+
+    /// What a scheduler needs of it, if nothing is wrong.
+    pub(crate) fn checked(self, now: Timestamp) -> Result<Checked> {
+        let Self { id, trigger, work, options } = self;
+        let key = id.map_err(|invalid| *invalid)?;
+        options.check()?;
+        let trigger = trigger.map_err(|error| *error)?;
+        if let Some(tick) = trigger.next_after(now) {
             Mark::of(tick)?;
         }
-        Ok(JobPlan {
-            trigger: Arc::new(Checked(trigger)),
-            misfire: self.misfire,
-            delivery: self.delivery,
-        })
+        Ok(Checked { key, work, plan: JobPlan::with_options(trigger, options) })
     }
 }
 
@@ -177,7 +172,7 @@ impl Debug for Job {
         f.debug_struct("Job")
             .field("id", &self.id)
             .field("trigger", &self.trigger)
-            .field("misfire", &self.misfire)
+            .field("misfire", &self.options.misfire)
             .finish_non_exhaustive()
     }
 }
@@ -398,44 +393,4 @@ where
     };
     let running = async move { running.await.into_outcome() };
     Box::pin(async move { caught(running).await.unwrap_or_else(Outcome::Panicked) })
-}
-
-/// A trigger that is held to its laws: a panic, a tick that does not lead on, or one finer than a millisecond ends the job's
-/// schedule and nothing else.
-#[derive(Debug)]
-struct Checked(Arc<dyn Trigger>);
-
-impl Checked {
-    fn tick(
-        &self,
-        asked: impl FnOnce(&dyn Trigger) -> Option<Timestamp>,
-        lawful: impl FnOnce(Timestamp) -> bool,
-    ) -> Option<Timestamp> {
-        match catch_unwind(AssertUnwindSafe(|| asked(&*self.0))) {
-            Ok(None) => None,
-            Ok(Some(tick)) if lawful(tick) && Mark::of(tick).is_ok() => Some(tick),
-            Ok(Some(tick)) => {
-                tracing::error!(trigger = ?self.0, %tick, "a trigger broke its laws; its job is due no more");
-                None
-            }
-            Err(panic) => {
-                tracing::error!(trigger = ?self.0, panic = message(&*panic), "a trigger panicked; its job is due no more");
-                None
-            }
-        }
-    }
-}
-
-impl Trigger for Checked {
-    fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
-        self.tick(|trigger| trigger.next_after(after), |tick| tick > after)
-    }
-
-    fn last_at_or_before(&self, at: Timestamp) -> Option<Timestamp> {
-        self.tick(|trigger| trigger.last_at_or_before(at), |tick| tick <= at)
-    }
-
-    fn fingerprint(&self) -> u64 {
-        self.0.fingerprint()
-    }
 }

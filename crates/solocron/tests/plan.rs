@@ -41,8 +41,8 @@ impl Node {
 
     fn unenrolled(misfire: Misfire, delivery: Delivery) -> Self {
         let every = Every::new(Duration::from_secs(60)).unwrap();
-        let job = JobPlan { trigger: Arc::new(every), misfire, delivery };
-        let mut plan = Plan::new(vec![Arc::new(job)]);
+        let job = JobPlan::new(Arc::new(every), misfire, delivery);
+        let mut plan = Plan::new([job]);
         assert!(matches!(plan.wake(at(0))[..], [(0, Action::Enroll)]));
         Self { plan, every }
     }

@@ -281,7 +281,11 @@ fn what_is_wrong_with_a_job_is_said_when_the_scheduler_is_built() {
     assert!(build(vec![job("")]).contains("job id"));
     assert!(build(vec![job(&"x".repeat(2000))]).contains("1024 bytes"));
     assert!(build(vec![job("twice"), job("twice")]).contains("\"twice\""));
-    assert!(build(vec![Job::new("cron", "61 * * * *", named)]).contains("61"));
+    // The first that is wrong, whatever is wrong with it.
+    let bad = || Job::new("cron", "61 * * * *", named);
+    assert!(build(vec![job("b"), job("a"), job("b"), job("a"), bad()]).contains("\"b\""));
+    assert!(build(vec![job("a"), bad(), job("a")]).contains("61"));
+    assert!(build(vec![bad()]).contains("61"));
     assert!(build(vec![Job::new("cron", "0 0 30 2 *", named)]).contains("30"));
     assert!(build(vec![Job::new("cron", "*".repeat(10_000_000).as_str(), named)]).len() < 1000);
     assert!(

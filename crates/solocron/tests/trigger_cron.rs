@@ -103,6 +103,19 @@ fn the_fingerprint_never_changes() {
 }
 
 #[test]
+fn a_fingerprint_that_was_asked_for_is_not_kept_for_another_schedule() {
+    let asked = cron("30 2 * * *");
+    let utc = asked.fingerprint();
+    let berlin = asked.clone().time_zone("Europe/Berlin").unwrap();
+    let skips = asked.clone().gap(DstGap::Skip);
+    let twice = asked.clone().fold(DstFold::Both);
+    assert_eq!(asked.clone().fingerprint(), utc);
+    for other in [berlin, skips, twice] {
+        assert_ne!(other.fingerprint(), utc, "{other:?}");
+    }
+}
+
+#[test]
 fn restricted_day_fields_are_either_or() {
     let days = |pattern| ticks(pattern, NEW_YEAR, 4, "%a %d");
     assert_eq!(days("0 0 13 * FRI"), ["Fri 02", "Fri 09", "Tue 13", "Fri 16"]);

@@ -164,15 +164,12 @@ impl Config {
         self
     }
 
-    pub(super) fn plans(&self) -> Vec<Arc<JobPlan>> {
+    pub(super) fn plans(&self) -> Arc<[JobPlan]> {
         let grace = Duration::from_secs(self.grace.into());
         let plan = |job: &JobSpec| {
             let ticks = self.ticks_of(job).map(|step| time(i32::from(step)));
-            Arc::new(JobPlan {
-                trigger: Arc::new(At::times(ticks).expect("a job has ticks of whole seconds")),
-                misfire: (job.misfire)(grace),
-                delivery: job.delivery,
-            })
+            let trigger = At::times(ticks).expect("a job has ticks of whole seconds");
+            JobPlan::new(Arc::new(trigger), (job.misfire)(grace), job.delivery)
         };
         self.jobs.iter().map(plan).collect()
     }

@@ -21,36 +21,30 @@
 
 mod answer;
 mod catch_up;
+mod job;
 mod outcome;
+mod state;
 mod turn;
+mod wakes;
 
 pub use self::answer::{Answer, Win};
+pub use self::job::JobPlan;
+pub(crate) use self::job::Options;
 pub use self::turn::Marks;
 
-use std::collections::BTreeSet;
+use std::cell::Cell;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use self::state::{Phase, State, WaitsFor};
+use self::wakes::Wakes;
 use crate::error::BackendError;
 use crate::event::What;
-use crate::lock::backend::{Claim, Delivery, Enrolled, MarkAfter};
-use crate::lock::{Mark, NodeId};
-use crate::policy::Misfire;
-use crate::trigger::Trigger;
-
-/// What the plan must know of a job.
-#[derive(Debug, Clone)]
-pub struct JobPlan {
-    /// When it is due.
-    pub trigger: Arc<dyn Trigger>,
-    /// What happens to unclaimed ticks.
-    pub misfire: Misfire,
-    /// What happens to unfinished runs.
-    pub delivery: Delivery,
-}
+use crate::lock::Mark;
+use crate::lock::backend::{Claim, Enrolled, MarkAfter};
 
 /// Something that happened.
 #[derive(Debug, Clone)]
@@ -107,73 +101,25 @@ pub enum Action {
 /// The plan of all jobs of one node.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    jobs: Vec<Arc<JobPlan>>,
+    /// Shared by clones: nothing in here changes.
+    jobs: Arc<[JobPlan]>,
     states: Vec<State>,
-    /// When each job wants to be looked at; a job stands here at most once.
-    wakes: BTreeSet<(Timestamp, usize)>,
+    wakes: Wakes,
+    /// A job that was busy when it was last asked for one.
+    busy: Cell<usize>,
     /// This node claims; always, where there is no leader.
     leading: bool,
     marks: Marks,
     stopping: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct State {
-    phase: Phase,
-    /// Every tick up to here is settled, as far as this node is concerned.
-    cursor: Mark,
-    /// A tick whose run never ended, to be claimed again before anything else.
-    unfinished: Option<Mark>,
-    /// Nothing was missed before this: the schedule began then.
-    since: Mark,
-    /// A fast node was told to wait until here: lateness counts from here on.
-    held_back: Option<Timestamp>,
-    /// Failures in a row.
-    failures: u32,
-    /// What the tick waits for.
-    waits_for: WaitsFor,
-    /// The store may have forgotten this job, or others had its marks; look as soon as nothing else is under way.
-    forgot: bool,
-    /// What is under way began in a term that is over.
-    void: bool,
-    watching: bool,
-    wakes_at: Option<Timestamp>,
-    told_of_schedule: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum WaitsFor {
-    Nothing,
-    /// The run of this very tick, elsewhere: it may be undone, or die.
-    Run(Option<NodeId>),
-    /// The run of another tick.
-    Overlap,
-    Backend,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Phase {
-    New,
-    Enrolling,
-    Idle,
-    /// `woken`: something happened after the attempt was sent.
-    Claiming {
-        tick: Mark,
-        woken: bool,
-    },
-    Waiting {
-        tick: Mark,
-    },
-    Running {
-        tick: Mark,
-    },
-    Releasing,
-}
-
 /// What to do, for which job.
 pub type Actions = Vec<(usize, Action)>;
 
 impl Plan {
+    /// The most jobs of one plan.
+    pub const MOST_JOBS: usize = Wakes::MOST;
+
     /// How many missed ticks a run is told of by name.
     pub const MOST_MISSED: usize = 100;
 
@@ -190,8 +136,12 @@ impl Plan {
     const MAX_SKEW: Duration = Duration::from_secs(60);
 
     /// The plan of these jobs; each is enrolled at the first [`wake`](Self::wake).
+    ///
+    /// # Panics
+    ///
+    /// Where they are more than [`MOST_JOBS`](Self::MOST_JOBS).
     #[must_use]
-    pub fn new(jobs: Vec<Arc<JobPlan>>) -> Self {
+    pub fn new(jobs: impl Into<Arc<[JobPlan]>>) -> Self {
         let mut plan = Self::following(jobs, Marks::Stored);
         plan.leading = true;
         for job in 0..plan.jobs.len() {
@@ -201,36 +151,33 @@ impl Plan {
     }
 
     /// The plan of a node that does nothing before it [leads](Self::lead).
+    ///
+    /// # Panics
+    ///
+    /// Where there are more than [`MOST_JOBS`](Self::MOST_JOBS).
     #[must_use]
-    pub fn following(jobs: Vec<Arc<JobPlan>>, marks: Marks) -> Self {
-        let state = State {
-            phase: Phase::New,
-            cursor: Mark::from_millis(i64::MIN),
-            unfinished: None,
-            since: Mark::from_millis(i64::MIN),
-            held_back: None,
-            failures: 0,
-            waits_for: WaitsFor::Nothing,
-            forgot: false,
-            void: false,
-            watching: false,
-            wakes_at: None,
-            told_of_schedule: false,
-        };
+    pub fn following(jobs: impl Into<Arc<[JobPlan]>>, marks: Marks) -> Self {
+        let jobs = jobs.into();
         Self {
-            states: vec![state; jobs.len()],
+            states: vec![State::new(); jobs.len()],
+            wakes: Wakes::new(jobs.len()),
+            busy: Cell::new(0),
             jobs,
-            wakes: BTreeSet::new(),
             leading: false,
             marks,
             stopping: false,
         }
     }
 
+    /// One of its jobs.
+    pub(crate) fn job(&self, job: usize) -> &JobPlan {
+        &self.jobs[job]
+    }
+
     /// When [`wake`](Self::wake) wants to be called next.
     #[must_use]
     pub fn next_wake(&self) -> Option<Timestamp> {
-        self.wakes.first().map(|(at, _)| *at)
+        self.wakes.first()
     }
 
     /// Time has come to `now`.
@@ -240,12 +187,11 @@ impl Plan {
         actions
     }
 
-    /// [`wake`](Self::wake), for so many jobs at most: [`next_wake`](Self::next_wake) tells whether there are more.
+    /// [`wake`](Self::wake), for no more than `most` jobs, adding to `actions`: the others are still due in
+    /// [`next_wake`](Self::next_wake).
     pub(crate) fn wake_some(&mut self, now: Timestamp, most: usize, actions: &mut Actions) {
         for _ in 0..most {
-            let Some(&(at, job)) = self.wakes.first().filter(|(at, _)| *at <= now) else { return };
-            self.wakes.remove(&(at, job));
-            self.states[job].wakes_at = None;
+            let Some(job) = self.wakes.pop(now) else { return };
             self.look(job, now, actions);
         }
     }
@@ -288,7 +234,7 @@ impl Plan {
         let mut actions = Vec::new();
         for job in 0..self.jobs.len() {
             let state = &mut self.states[job];
-            state.held_back = None;
+            state.set_held_back(None);
             if state.cursor.timestamp() > now {
                 // Settled by a clock that was ahead. The store knows better what was claimed.
                 (state.cursor, state.since) =
@@ -308,7 +254,6 @@ impl Plan {
         self.wakes.clear();
         let mut actions = Vec::new();
         for job in 0..self.jobs.len() {
-            self.states[job].wakes_at = None;
             self.unwatch(job, &mut actions);
         }
         actions
@@ -317,9 +262,11 @@ impl Plan {
     /// Whether anything is under way: an attempt, a run, or giving back.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        !self.states.iter().any(|state| {
-            matches!(state.phase, Phase::Claiming { .. } | Phase::Running { .. } | Phase::Releasing)
-        })
+        // From where one was found last: a million of them that end one by one are not to be asked a million times each.
+        let (jobs, from) = (self.states.len(), self.busy.get());
+        let busy = (from..jobs).chain(0..from).find(|job| self.states[*job].is_busy());
+        self.busy.set(busy.unwrap_or(0));
+        busy.is_none()
     }
 
     /// Decides what to do for a job with nothing under way.
@@ -350,12 +297,12 @@ impl Plan {
             let Some(tick) = self.candidate(job, now) else { return self.rest(job, actions) };
             if let Phase::Waiting { tick: before } = self.states[job].phase
                 && before < tick
-                && let WaitsFor::Run(to) = &self.states[job].waits_for
+                && let WaitsFor::Run(to) = self.states[job].waits_for()
             {
                 // A newer tick is due. The one before has its run, as far as we know.
                 actions.push((job, Action::Report(What::Yielded { tick: before, to: to.clone() })));
             }
-            if self.states[job].unfinished.is_none() && now > self.late_at(job, tick) {
+            if self.states[job].unfinished().is_none() && now > self.late_at(job, tick) {
                 self.give_up(job, now, tick, actions);
                 continue;
             }
@@ -372,10 +319,10 @@ impl Plan {
         self.unwatch(job, actions);
         let state = &mut self.states[job];
         state.phase = Phase::Idle;
-        state.held_back = None;
+        state.set_held_back(None);
         state.failures = 0;
-        state.waits_for = WaitsFor::Nothing;
-        let next = self.jobs[job].trigger.next_after(state.cursor.timestamp());
+        state.set_waits_for(WaitsFor::Nothing);
+        let next = self.jobs[job].next_after(state.cursor.timestamp());
         self.wake_job_at(job, next);
     }
 
@@ -383,8 +330,8 @@ impl Plan {
     fn settle(&mut self, job: usize, tick: Mark) {
         let state = &mut self.states[job];
         state.cursor = state.cursor.max(tick);
-        state.unfinished = state.unfinished.filter(|unfinished| *unfinished > tick);
-        state.held_back = None;
+        state.set_unfinished(state.unfinished().filter(|unfinished| *unfinished > tick));
+        state.set_held_back(None);
     }
 
     fn unwatch(&mut self, job: usize, actions: &mut Actions) {
@@ -394,13 +341,7 @@ impl Plan {
     }
 
     fn wake_job_at(&mut self, job: usize, at: Option<Timestamp>) {
-        if let Some(old) = self.states[job].wakes_at.take() {
-            self.wakes.remove(&(old, job));
-        }
-        if let (Some(at), true) = (at, self.leading && !self.stopping) {
-            self.states[job].wakes_at = Some(at);
-            self.wakes.insert((at, job));
-        }
+        self.wakes.set(job, at.filter(|_| self.leading && !self.stopping));
     }
 }
 
@@ -408,6 +349,7 @@ impl Plan {
 impl Hash for Plan {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.states.hash(state);
+        (0..self.states.len()).for_each(|job| self.wakes.of(job).hash(state));
         (self.leading, self.marks, self.stopping).hash(state);
     }
 }

@@ -1,6 +1,5 @@
 //! What follows from an answer, or from the end of a run.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -61,19 +60,19 @@ impl Plan {
             && now <= self.late_at(job, last.mark)
             && Rule::ClaimIsProvisional.holds();
         let settled = match provisional {
-            true => {
-                before(&*self.jobs[job].trigger, last.mark).unwrap_or(Mark::from_millis(i64::MIN))
-            }
+            true => before(&self.jobs[job], last.mark).unwrap_or(Mark::from_millis(i64::MIN)),
             false => last.mark,
         };
         // Nothing was missed before a schedule began.
         let state = &mut self.states[job];
         state.cursor = state.cursor.max(settled).max(state.since);
-        let attempts_left = match self.jobs[job].delivery {
+        let attempts_left = match self.jobs[job].delivery() {
             Delivery::AtMostOnce => false,
             Delivery::AtLeastOnce { max_attempts } => last.attempts < max_attempts,
         };
-        state.unfinished = (!last.done && last.attempts > 0 && attempts_left).then_some(last.mark);
+        state.set_unfinished(
+            (!last.done && last.attempts > 0 && attempts_left).then_some(last.mark),
+        );
         state.phase = Phase::Idle;
         self.look(job, now, actions);
     }
@@ -110,7 +109,7 @@ impl Plan {
                     // A later claim whose run goes on may yet be undone: it settles what lies before it, not its own tick.
                     let settled =
                         if mark > tick && !done && living && Rule::ClaimIsProvisional.holds() {
-                            before(&*self.jobs[job].trigger, mark).unwrap_or(tick)
+                            before(&self.jobs[job], mark).unwrap_or(tick)
                         } else {
                             mark
                         };
@@ -126,10 +125,10 @@ impl Plan {
                     return self.look(job, now, actions);
                 }
                 if let (Delivery::AtLeastOnce { .. }, Some(running)) =
-                    (self.jobs[job].delivery, holders)
+                    (self.jobs[job].delivery(), holders)
                 {
                     // If it dies, its tick goes first, and no grace ends that.
-                    self.states[job].unfinished = Some(running.min(tick));
+                    self.states[job].set_unfinished(Some(running.min(tick)));
                 }
                 // Its tick is mine: another node runs it, which is no overlap.
                 let why =
@@ -139,10 +138,10 @@ impl Plan {
             Answer::Behind { mark, unfinished } => {
                 let state = &mut self.states[job];
                 if unfinished {
-                    state.unfinished = Some(mark);
+                    state.set_unfinished(Some(mark));
                 } else {
                     state.cursor = mark.max(state.since);
-                    state.unfinished = None;
+                    state.set_unfinished(None);
                 }
                 state.phase = Phase::Idle;
                 return self.look(job, now, actions);
@@ -151,7 +150,7 @@ impl Plan {
                 let wait = Duration::try_from(tick.timestamp().duration_since(store_now))
                     .unwrap_or_default();
                 let wait = wait.max(Duration::from_millis(1));
-                self.states[job].held_back = Some(later(now, wait));
+                self.states[job].set_held_back(Some(later(now, wait)));
                 self.states[job].phase = Phase::Waiting { tick };
                 // Nobody can wake us from this one, so a wake-up in between means nothing.
                 return self.wake_job_at(job, Some(later(now, wait.min(Self::LONGEST_WAIT))));
@@ -207,7 +206,7 @@ impl Plan {
         let state = &mut self.states[job];
         state.phase = Phase::Waiting { tick };
         let watch = matches!(why, WaitsFor::Run(_) | WaitsFor::Overlap);
-        state.waits_for = why;
+        state.set_waits_for(why);
         if watch && !std::mem::replace(&mut state.watching, true) {
             actions.push((job, Action::Watch));
         }
@@ -239,7 +238,7 @@ impl Plan {
     fn won(&mut self, job: usize, now: Timestamp, tick: Mark, win: Win, actions: &mut Actions) {
         let Win { fence, previous, attempt, schedule } = win;
         self.unwatch(job, actions);
-        let too_late = self.states[job].unfinished.is_none() && now > self.late_at(job, tick);
+        let too_late = self.states[job].unfinished().is_none() && now > self.late_at(job, tick);
         self.settle(job, tick);
         if self.stopping || too_late {
             self.states[job].phase = Phase::Releasing;
@@ -268,18 +267,18 @@ impl Plan {
                 }),
             ));
         }
-        let spec = Arc::clone(&self.jobs[job]);
+        let spec = self.jobs[job].clone();
         let state = &mut self.states[job];
         if let Some(schedule) = schedule {
             state.since = state.since.max(schedule.since);
-            if schedule.fingerprint != spec.trigger.fingerprint()
+            if schedule.fingerprint != spec.fingerprint()
                 && !std::mem::replace(&mut state.told_of_schedule, true)
             {
                 actions.push((job, Action::Report(What::ScheduleDiffers)));
             }
         }
         let from = previous.map_or(tick, |previous| previous.mark.max(state.since));
-        actions.push((job, Action::Start { tick, missed: between(&*spec.trigger, from, tick) }));
+        actions.push((job, Action::Start { tick, missed: between(&spec, from, tick) }));
     }
 
     pub(super) fn run_ended(
@@ -295,18 +294,17 @@ impl Plan {
         let void = std::mem::take(&mut self.states[job].void);
         let spec = &self.jobs[job];
         if !complete {
-            if matches!(spec.delivery, Delivery::AtLeastOnce { .. }) && !self.stopping && !void {
-                self.states[job].unfinished = Some(tick);
+            if matches!(spec.delivery(), Delivery::AtLeastOnce { .. }) && !self.stopping && !void {
+                self.states[job].set_unfinished(Some(tick));
             }
             return actions.push((job, Action::Release(MarkAfter::Unfinished)));
         }
         // Ticks that came due while it ran are not run. But one that came due before it started is somebody's to claim, and the mark
         // must not pass it.
-        let wants_all = spec.misfire.catch_up == CatchUp::All && Rule::SkipNothingWanted.holds();
+        let wants_all = spec.misfire().catch_up == CatchUp::All && Rule::SkipNothingWanted.holds();
         let unclaimed = Rule::SkipFromStart.holds()
-            && spec.trigger.next_after(tick.timestamp()).is_some_and(|next| next <= started);
+            && spec.next_after(tick.timestamp()).is_some_and(|next| next <= started);
         let overlapped = spec
-            .trigger
             .last_at_or_before(ended)
             .map(Mark::floor)
             .filter(|last| *last > tick && !wants_all && !unclaimed)

@@ -36,8 +36,10 @@ impl Plan {
                 // Another leader's schedule may stand on record by now, which is no loss of memory.
                 state.since = Mark::from_millis(i64::MAX);
             }
-            (state.unfinished, state.held_back) = (None, None);
-            (state.failures, state.waits_for) = (0, WaitsFor::Nothing);
+            state.set_unfinished(None);
+            state.set_held_back(None);
+            state.set_waits_for(WaitsFor::Nothing);
+            state.failures = 0;
             if self.marks == Marks::OfTheTerm {
                 (state.cursor, state.since) =
                     (Mark::from_millis(i64::MIN), Mark::from_millis(i64::MIN));
@@ -59,7 +61,6 @@ impl Plan {
         self.wakes.clear();
         for job in 0..self.jobs.len() {
             let state = &mut self.states[job];
-            state.wakes_at = None;
             state.void = matches!(
                 state.phase,
                 Phase::Enrolling | Phase::Claiming { .. } | Phase::Running { .. }

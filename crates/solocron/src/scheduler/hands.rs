@@ -98,8 +98,8 @@ impl Engine {
     fn enroll(&self, jobs: Vec<usize>) {
         let locks = self.marks.clone();
         let enrolments = jobs.iter().map(|job| {
-            let Planned { key, plan, .. } = &self.jobs[*job];
-            Enrolment { key: key.clone(), fingerprint: plan.trigger.fingerprint() }
+            let (key, plan) = (self.jobs[*job].key.clone(), self.plan.job(*job));
+            Enrolment { key, fingerprint: plan.fingerprint() }
         });
         let enrolments: Vec<_> = enrolments.collect();
         self.task(async move {
@@ -117,9 +117,9 @@ impl Engine {
         let began = guard.store_now.map_or(started, |store_now| store_now.max(started));
         let lateness = between(tick.timestamp(), started);
         self.report(job, What::Started { tick, fence, lateness, missed: missed.len() });
-        let Planned { key, work, max_runtime, .. } = &self.jobs[job];
-        let ends_at =
-            max_runtime.map_or(LeaseInstant::NEVER, |limit| self.clock.lease_now() + limit);
+        let Planned { key, work } = &self.jobs[job];
+        let limit = self.plan.job(job).max_runtime();
+        let ends_at = limit.map_or(LeaseInstant::NEVER, |limit| self.clock.lease_now() + limit);
         let context = Context::new(Told {
             job: key.clone(),
             tick,

@@ -6,11 +6,13 @@ mod hands;
 mod hub;
 mod run;
 mod running;
+mod shared;
 mod stopper;
 mod term;
 
 pub use self::builder::SchedulerBuilder;
 pub use self::coordination::Coordination;
+pub(crate) use self::shared::Shared;
 pub use self::stopper::Stopper;
 
 use std::sync::Arc;
@@ -45,6 +47,8 @@ use crate::plan::JobPlan;
 pub struct Scheduler {
     locks: Locks,
     jobs: Vec<Planned>,
+    /// What the plan must know of each.
+    plans: Arc<[JobPlan]>,
     /// Where only a leader plans and runs: the lock of its group.
     group: Option<LockKey>,
     observer: Option<Observer>,
@@ -53,13 +57,11 @@ pub struct Scheduler {
     stopper: Stopper,
 }
 
-/// A checked job.
+/// What carrying out the plan needs of a job.
 #[derive(Clone)]
 struct Planned {
     key: LockKey,
-    plan: Arc<JobPlan>,
     work: Work,
-    max_runtime: Option<Duration>,
 }
 
 impl Scheduler {

@@ -61,9 +61,8 @@ impl Scheduler {
     ///
     /// Dropping the future stops everything at its next await point; leases are given back in the background.
     pub async fn run_until<T>(self, signal: impl Future<Output = T>) -> Result<()> {
-        let Self { locks, jobs, group, observer, drain, spawner, stopper } = self;
+        let Self { locks, jobs, plans, group, observer, drain, spawner, stopper } = self;
         let (hub, messages) = Hub::new();
-        let plans = jobs.iter().map(|job| Arc::clone(&job.plan)).collect();
         let term = group.map(|group| Term::campaign(&locks, group));
         let mut engine = Engine {
             plan: match &term {

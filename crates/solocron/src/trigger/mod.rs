@@ -33,6 +33,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -81,7 +82,7 @@ pub use every::Every;
 /// assert_eq!(ticks, ["2026-01-01T03:00:00Z", "2026-01-01T02:00:00Z", "2026-01-01T01:00:00Z"]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub trait Trigger: Send + Sync + Debug + 'static {
+pub trait Trigger: Any + Send + Sync + Debug {
     /// Returns the first tick strictly after `after`.
     ///
     /// `None` means that there is none: none ever, none within the range of [`Timestamp`], or none

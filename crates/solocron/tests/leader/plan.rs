@@ -28,8 +28,8 @@ impl Node {
     fn new(marks: Marks, delivery: Delivery) -> Self {
         let every = Every::new(Duration::from_secs(60)).unwrap();
         let misfire = Misfire::latest();
-        let job = JobPlan { trigger: Arc::new(every), misfire, delivery };
-        Self { plan: Plan::following(vec![Arc::new(job)], marks), every }
+        let job = JobPlan::new(Arc::new(every), misfire, delivery);
+        Self { plan: Plan::following([job], marks), every }
     }
 
     fn lead(&mut self, now: i64) -> Vec<Action> {

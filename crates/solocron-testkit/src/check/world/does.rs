@@ -1,6 +1,7 @@
 //! What happens: steps, faults, and what a node does by itself.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use solocron::BackendError;
@@ -67,7 +68,7 @@ impl World<'_> {
         let life = self.nodes[n].life;
         let node = &mut self.nodes[n];
         *node = Node {
-            plan: Some(Rc::new(Plan::new(self.plans.to_vec()))),
+            plan: Some(Rc::new(Plan::new(Arc::clone(self.plans)))),
             life,
             paused: false,
             cut: false,

@@ -7,7 +7,7 @@ mod wire;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use solocron::BackendError;
@@ -152,7 +152,7 @@ struct Stray {
 #[derive(Clone)]
 pub(super) struct World<'c> {
     cfg: &'c Config,
-    plans: &'c [std::sync::Arc<JobPlan>],
+    plans: &'c Arc<[JobPlan]>,
     now: u16,
     store: Store,
     nodes: Vec<Node>,
@@ -200,7 +200,7 @@ fn name(node: usize, life: u8) -> NodeId {
 
 impl<'c> World<'c> {
     /// All nodes are up and have enrolled their jobs, at step 0.
-    pub(super) fn new(cfg: &'c Config, plans: &'c [std::sync::Arc<JobPlan>], log: bool) -> Self {
+    pub(super) fn new(cfg: &'c Config, plans: &'c Arc<[JobPlan]>, log: bool) -> Self {
         let node = Node {
             plan: None,
             life: 0,

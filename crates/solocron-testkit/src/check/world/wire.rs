@@ -38,7 +38,7 @@ impl World<'_> {
     pub(super) fn serve(&mut self, n: usize, j: usize, asked: &Asked) -> Answered {
         match asked {
             Asked::Enroll => {
-                let fingerprint = self.plans[j].trigger.fingerprint();
+                let fingerprint = self.plans[j].fingerprint();
                 Answered::Enrolled(self.store.enroll(self.now, j, fingerprint))
             }
             Asked::Acquire(attempt) => Answered::Acquired(self.acquire(n, j, attempt)),

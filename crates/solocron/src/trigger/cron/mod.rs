@@ -8,6 +8,7 @@
 //! ```
 
 use std::fmt;
+use std::hash::Hash;
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -89,6 +90,7 @@ pub struct Cron {
     zone: TimeZone,
     gap: Option<DstGap>,
     fold: Option<DstFold>,
+    fingerprint: fingerprint::Kept,
 }
 
 impl Cron {
@@ -101,7 +103,8 @@ impl Cron {
     pub fn parse(pattern: &str) -> Result<Self, TriggerError> {
         let parsed = parse::pattern(pattern)?;
         let text = pattern.trim().into();
-        Ok(Self { text, pattern: parsed, zone: TimeZone::UTC, gap: None, fold: None })
+        let (zone, fingerprint) = (TimeZone::UTC, fingerprint::Kept::default());
+        Ok(Self { text, pattern: parsed, zone, gap: None, fold: None, fingerprint })
     }
 
     /// Reads the pattern in the time zone of that IANA name, such as `Europe/Berlin`.
@@ -128,7 +131,7 @@ impl Cron {
     /// [`TimeZone::system`] may differ from host to host.
     #[must_use]
     pub fn zone(self, zone: TimeZone) -> Self {
-        Self { zone, ..self }
+        Self { zone, fingerprint: fingerprint::Kept::default(), ..self }
     }
 
     /// Chooses what becomes of a time that a clock change leaves out.
@@ -137,7 +140,7 @@ impl Cron {
     /// a pattern whose minute or hour begins with `*`. Once it is called it holds for either.
     #[must_use]
     pub fn gap(self, gap: DstGap) -> Self {
-        Self { gap: Some(gap), ..self }
+        Self { gap: Some(gap), fingerprint: fingerprint::Kept::default(), ..self }
     }
 
     /// Chooses what becomes of a time that a clock change repeats.
@@ -146,13 +149,24 @@ impl Cron {
     /// a pattern whose minute or hour begins with `*`. Once it is called it holds for either.
     #[must_use]
     pub fn fold(self, fold: DstFold) -> Self {
-        Self { fold: Some(fold), ..self }
+        Self { fold: Some(fold), fingerprint: fingerprint::Kept::default(), ..self }
     }
 
     /// Returns the pattern as it was written, without spaces around it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Whether one can stand for the other in all that can be asked of it, its texts and its fingerprint too.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.key() == other.key() && self.zone == other.zone
+    }
+
+    /// What is equal for those that are [alike](Self::is_like). The zone's name counts: jiff takes two names of one zone for equal,
+    /// and a fingerprint does not.
+    pub(crate) fn key(&self) -> impl Hash + Eq + use<'_> {
+        (&*self.text, self.zone.iana_name(), self.gap, self.fold)
     }
 
     fn timeline(&self) -> dst::Timeline<'_> {
@@ -184,12 +198,14 @@ impl Trigger for Cron {
     /// A zone counts by its IANA name, so that two names of one zone differ. One without a name
     /// counts by its offset or by its clock changes from 2000 to 2040.
     fn fingerprint(&self) -> u64 {
-        let dst::Timeline { pattern, zone, gap, fold } = self.timeline();
-        let zone = dst::zone_identity(zone);
-        fingerprint::of(&format!(
-            "cron/1 {} gap={gap:?} fold={fold:?} zone={zone}",
-            pattern.canonical()
-        ))
+        self.fingerprint.get_or_init(|| {
+            let dst::Timeline { pattern, zone, gap, fold } = self.timeline();
+            let zone = dst::zone_identity(zone);
+            fingerprint::of(&format!(
+                "cron/1 {} gap={gap:?} fold={fold:?} zone={zone}",
+                pattern.canonical()
+            ))
+        })
     }
 }
 
@@ -218,7 +234,7 @@ impl fmt::Display for Cron {
 
 impl fmt::Debug for Cron {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { text, zone, gap, fold, pattern: _ } = self;
+        let Self { text, zone, gap, fold, pattern: _, fingerprint: _ } = self;
         let mut debug = f.debug_struct("Cron");
         debug.field("pattern", text).field("zone", zone);
         // The masks say nothing that the text does not.
