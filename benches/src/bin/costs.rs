@@ -14,8 +14,9 @@ use solocron_benches::costs::{FAMILIES, groups};
 use solocron_benches::machine;
 
 const USAGE: &str =
-    "usage: costs [--quick] [--only GROUP,...] [--rounds N] [--workers N] [--json FILE]
+    "usage: costs [--quick] [--only GROUP,...] [--what PART] [--rounds N] [--workers N] [--json FILE]
   --only      of: redis etcd flock socket memory renew trigger fire
+  --what      of each group only what has this in its name, for a profiler; no ratios to a floor then
   --workers   threads of the runtime; 0, the default, is tokio's current-thread runtime";
 
 /// What a server or a crate lacked.
@@ -24,6 +25,7 @@ const LEFT_OUT: u8 = 3;
 struct Settings {
     pace: Pace,
     only: Vec<String>,
+    what: String,
     workers: usize,
     json: Option<String>,
 }
@@ -31,7 +33,7 @@ struct Settings {
 fn settings(mut words: impl Iterator<Item = String>) -> Option<Settings> {
     let pace = Pace { slice: Duration::from_millis(150), rounds: 25 };
     let only = FAMILIES.iter().map(ToString::to_string).collect();
-    let mut settings = Settings { pace, only, workers: 0, json: None };
+    let mut settings = Settings { pace, only, what: String::new(), workers: 0, json: None };
     while let Some(word) = words.next() {
         match &*word {
             "--quick" => settings.pace = Pace { slice: Duration::from_millis(40), rounds: 5 },
@@ -41,6 +43,7 @@ fn settings(mut words: impl Iterator<Item = String>) -> Option<Settings> {
                     return None;
                 }
             }
+            "--what" => settings.what = words.next()?,
             "--rounds" => settings.pace.rounds = words.next()?.parse().ok()?,
             "--workers" => settings.workers = words.next()?.parse().ok()?,
             "--json" => settings.json = Some(words.next()?),
@@ -65,7 +68,7 @@ fn main() -> ExitCode {
     println!("{}; {} rounds\n", machine(), settings.pace.rounds);
     let (mut figures, mut left_out) = (Vec::new(), Vec::new());
     for family in &settings.only {
-        let groups = match runtime.block_on(groups(family)) {
+        let mut groups = match runtime.block_on(groups(family)) {
             Ok(groups) => groups,
             Err(missing) => {
                 eprintln!("left out {family}: {missing}");
@@ -74,7 +77,8 @@ fn main() -> ExitCode {
                 continue;
             }
         };
-        for group in &groups {
+        for group in &mut groups {
+            group.subjects.retain(|subject| subject.name.contains(&settings.what));
             let measured = measure(group, settings.pace, &|subject, times| {
                 runtime.block_on(subject.run(times))
             });

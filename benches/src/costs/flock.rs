@@ -33,7 +33,7 @@ pub(super) async fn groups() -> Vec<Group> {
             "claim + release",
             Role::Ours,
             CHUNK,
-            ClaimAndRelease::new(&locks, "job", 512).await,
+            ClaimAndRelease::new(&locks, "job", 32).await,
         )
         .at_most(4.0),
         Subject::plain("fd-lock, with open and close", Role::Rival, CHUNK, {
