@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, LockOptions, PutOptions};
-use solocron::lock::Locks;
+use solocron::lock::{Keeper, Locks};
 use solocron_etcd::EtcdBackend;
 use solocron_testkit::server::EtcdServer;
 
@@ -22,10 +22,13 @@ pub(super) async fn groups() -> Result<Vec<Group>, Missing> {
     let locks = Locks::new(backend).expect("the defaults fit");
 
     let put = |key: String| PutAndDelete { client: client.clone(), lease, key };
+    let afar = connect_afar(etcd.endpoint()).await;
+    let put_afar = |key: String| PutAndDelete { client: afar.clone(), lease, key };
     let rpc = |key: String| LockRpc { client: client.clone(), lease, key };
     let ours = |key: String| LockAndRelease::new(&locks, &key);
     let alone = vec![
         Subject::new("put + delete", Role::Floor, 1, put("floor".into())),
+        Subject::new(AFAR, Role::Other, 1, put_afar("afar".into())),
         Subject::new("try_lock + release", Role::Ours, 1, ours("one".into())).at_most(1.2),
         Subject::new(
             "claim + release",
@@ -38,6 +41,7 @@ pub(super) async fn groups() -> Result<Vec<Group>, Missing> {
     let each = |prefix: &'static str| (0..TASKS).map(move |task| format!("{prefix}-{task}"));
     let together = vec![
         Subject::many("put + delete", Role::Floor, each("floor").map(put).collect()),
+        Subject::many(AFAR, Role::Other, each("afar").map(put_afar).collect()),
         Subject::many("try_lock + release", Role::Ours, each("many").map(ours).collect())
             .at_most(1.2),
         Subject::many(
@@ -51,6 +55,17 @@ pub(super) async fn groups() -> Result<Vec<Group>, Missing> {
         Group::new("etcd, 1 task", alone, Arc::clone(&etcd)),
         Group::new("etcd, 64 tasks", together, etcd),
     ])
+}
+
+/// A connection that is carried as ours is: by a thread of its own, so that no job can starve its beats.
+const AFAR: &str = "put + delete, connection on another thread";
+
+async fn connect_afar(endpoint: String) -> Client {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    Keeper::thread().expect("a thread").spawn(async move {
+        let _ = tell.send(Client::connect([endpoint], None).await);
+    });
+    told.await.expect("the keeper runs what it is given").expect("etcd lets us in")
 }
 
 /// Two writes of what a lock would write, with a lease on them: no question asked.
