@@ -53,6 +53,10 @@ check-claims:
 bench *ARGS:
     cargo bench -p solocron-benches {{ ARGS }}
 
+# the same as a table of ratios: floors, solocron and rivals in turns
+bench-costs *ARGS:
+    cargo run --release -p solocron-benches --bin costs -- {{ ARGS }}
+
 # how a contended key changes hands: real processes, floors and rivals in turns
 bench-contention *ARGS:
     cargo run --release -p solocron-benches --bin contention -- {{ ARGS }}

@@ -1,5 +1,6 @@
 //! What the runners share: one measurement per process, several rounds side by side, medians and their spread.
 
+pub mod costs;
 pub mod plot;
 
 use std::fmt::Write as _;
@@ -178,6 +179,16 @@ impl std::fmt::Display for Table {
         }
         Ok(())
     }
+}
+
+/// Processor time of this process, user and system.
+#[must_use]
+pub fn cpu() -> Duration {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF);
+    let usage = usage.expect("getrusage(2) knows this process");
+    let micros = |time: nix::sys::time::TimeVal| time.tv_sec() * 1_000_000 + time.tv_usec();
+    let used = micros(usage.user_time()) + micros(usage.system_time());
+    Duration::from_micros(u64::try_from(used).unwrap_or(0))
 }
 
 /// The machine a figure was measured on, for the head of a report.

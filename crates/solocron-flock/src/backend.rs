@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!   acquire   own lease of the same nonce? ──► the same lease
-//!             claim settled on record?     ──► Stale, without the lock
+//!             claim: a glance at the record; settled? ──► Stale, without the lock
 //!             lock ── busy ──► judge what can be read: Stale or Busy
 //!              │ won: a holder on record is dead, or is this nonce's own lost reply
+//!             what the glance saw still stands? else read it again
 //!             judge ──► Grant ──► enter in `held` ──► write the record with our bell ──► Won
 //!                └────► anything else ──► LOCK_UN, close
 //! ```
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use solocron::jiff::Timestamp;
-use solocron::lock::files::slots::{self, Content, Of};
+use solocron::lock::files::slots::{self, Content, Glance, Of};
 use solocron::lock::files::{self, Known, Opened, Rights, Seen, refused};
 use solocron::lock::{
     Capabilities, Enrolled, Enrolment, Epoch, Fencing, Holder, KeyRecord, LockBackend, LockKey,
@@ -120,31 +121,22 @@ impl FlockBackend {
                 // Only a claim finds no file, and a fresh record grants none.
                 return KeyRecord::new(request.key.clone()).judge(request, now, false).denied(now);
             };
-            if let Some(settled) = self.settled(&opened.file, request, now) {
+            let glance = match request.claim {
+                Some(_) => files::glance(&path, &opened.file, &request.key, now, self.synced())?,
+                None => None,
+            };
+            if let Some(settled) = settled(glance.as_ref(), request, now) {
                 return Ok(settled);
             }
             match file::lock(opened, &path)? {
-                Attempt::Locked(opened) => return self.decide(&home, path, opened, request, now),
+                Attempt::Locked(opened) => {
+                    return self.decide(&home, path, opened, glance, request, now);
+                }
                 Attempt::Busy(file) => return self.busy(&path, &file, request, now),
                 Attempt::Replaced => {}
             }
         }
         Err(file::replaced(&path))
-    }
-
-    /// A claim that came too late is told so without the lock: losers are many, and none of them may be stopped with it in hand.
-    fn settled(&self, file: &File, request: &Request, now: Timestamp) -> Option<Reply<FlockLease>> {
-        request.claim?;
-        let read = slots::read(file, Of::Key(&request.key));
-        let Ok(Ok(Content::Record { record, damaged: false, .. })) = read else { return None };
-        if record.holder(now, true).is_some() {
-            return None;
-        }
-        let verdict = record.judge(request, now, false);
-        if matches!(verdict, Verdict::Stale { done: true, .. }) {
-            return verdict.denied(now).ok();
-        }
-        None
     }
 
     /// With the lock in hand.
@@ -153,17 +145,22 @@ impl FlockBackend {
         home: &Arc<Home>,
         path: PathBuf,
         opened: Opened,
+        glance: Option<Glance>,
         request: &Request,
         now: Timestamp,
     ) -> Result<Reply<FlockLease>, BackendError> {
-        let (mut record, seq) =
-            match files::load(&path, &opened.file, &request.key, now, self.synced()) {
-                Ok(loaded) => loaded,
-                Err(error) => {
-                    file::unlock(&opened.file);
-                    return Err(error);
-                }
-            };
+        let standing = glance.filter(|glance| glance.stands(&opened.file).unwrap_or(false));
+        let loaded = match standing {
+            Some(Glance { record, stamp, .. }) => Ok((record, stamp.seq)),
+            None => files::load(&path, &opened.file, &request.key, now, self.synced()),
+        };
+        let (mut record, seq) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                file::unlock(&opened.file);
+                return Err(error);
+            }
+        };
         // Whoever is on record as a holder let go of the file: it is dead, or its reply was lost and this is the same nonce again.
         let reply = record.acquire(request, now, false, None, || ());
         if !matches!(reply, Ok(Reply::Won(_))) {
@@ -354,6 +351,23 @@ impl FlockBackend {
             || file::is_locked(&opened.file).unwrap_or(true);
         living.then_some(holder)
     }
+}
+
+/// A claim that came too late is told so without the lock: losers are many, and none of them may be stopped with it in hand.
+fn settled(
+    glance: Option<&Glance>,
+    request: &Request,
+    now: Timestamp,
+) -> Option<Reply<FlockLease>> {
+    let record = &glance?.record;
+    if record.holder(now, true).is_some() {
+        return None;
+    }
+    let verdict = record.judge(request, now, false);
+    if matches!(verdict, Verdict::Stale { done: true, .. }) {
+        return verdict.denied(now).ok();
+    }
+    None
 }
 
 /// A job that cannot be written now because another process runs it, or holds its key for something else.

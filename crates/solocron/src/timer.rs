@@ -86,6 +86,7 @@ impl Timer {
     }
 
     fn serve(&self) {
+        be_punctual();
         let mut waiting = self.lock();
         loop {
             let Some(first) = waiting.by_instant.first_entry() else {
@@ -108,6 +109,14 @@ impl Timer {
                 };
             }
         }
+    }
+}
+
+/// The kernel ends a thread's sleeps up to 50 µs late, to end several at once; not those of this one.
+fn be_punctual() {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) = rustix::thread::set_current_timer_slack(std::num::NonZero::new(1)) {
+        tracing::debug!(%error, "timers stay as late as the kernel likes them");
     }
 }
 

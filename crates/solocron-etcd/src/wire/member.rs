@@ -16,7 +16,8 @@ use super::{At, Fault, Wire, connect};
 /// One member of the cluster.
 pub(super) struct Member {
     endpoint: String,
-    client: Mutex<Option<Client>>,
+    /// Shared and not cloned: a clone copies a client of every one of etcd's services.
+    client: Mutex<Option<Arc<Client>>>,
     /// Whoever connects to it.
     connecting: Arc<tokio::sync::Mutex<()>>,
     /// When it last answered: nanoseconds of the lease clock.
@@ -40,11 +41,11 @@ impl Member {
         }
     }
 
-    fn connected(&self) -> Option<Client> {
+    fn connected(&self) -> Option<Arc<Client>> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn hold(&self, client: Option<Client>) {
+    fn hold(&self, client: Option<Arc<Client>>) {
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
     }
 
@@ -79,7 +80,7 @@ impl Wire {
     /// The client of this member; connects if there is none.
     ///
     /// Whoever gives up waiting finds it the next time: logging in is slow by intent (bcrypt), and slower on a busy server.
-    pub(super) async fn client(&self, at: At) -> Result<Client, Fault> {
+    pub(super) async fn client(&self, at: At) -> Result<Arc<Client>, Fault> {
         const LOGIN: u32 = 6;
         let member = &self.members[at.member];
         if let Some(client) = member.connected() {
@@ -97,11 +98,13 @@ impl Wire {
             self.keeper.spawn(async move {
                 let client = timeout(limit, connect::connect(&config, &member.endpoint)).await;
                 let client = match client {
-                    Ok(client) => client.map_err(|error| Fault::of(&error, &member.endpoint)),
+                    Ok(client) => {
+                        client.map(Arc::new).map_err(|error| Fault::of(&error, &member.endpoint))
+                    }
                     Err(_) => Err(Fault::timeout(&member.endpoint, limit)),
                 };
                 if let Ok(client) = &client {
-                    member.hold(Some(client.clone()));
+                    member.hold(Some(Arc::clone(client)));
                 }
                 let _ = tell.send(client);
                 drop(first);

@@ -292,7 +292,7 @@ impl Wire {
     async fn call<'a, T>(
         &self,
         repeatable: bool,
-        make: impl Fn(Client) -> Call<'a, T>,
+        make: impl Fn(Arc<Client>) -> Call<'a, T>,
     ) -> Result<T, Fault> {
         self.call_at(repeatable, make).await.map(|(_, answer)| answer)
     }
@@ -301,7 +301,7 @@ impl Wire {
     async fn call_at<'a, T>(
         &self,
         repeatable: bool,
-        make: impl Fn(Client) -> Call<'a, T>,
+        make: impl Fn(Arc<Client>) -> Call<'a, T>,
     ) -> Result<(At, T), Fault> {
         let mut tried = 0;
         loop {
@@ -318,7 +318,11 @@ impl Wire {
         }
     }
 
-    async fn once<'a, T>(&self, at: At, make: &impl Fn(Client) -> Call<'a, T>) -> Result<T, Fault> {
+    async fn once<'a, T>(
+        &self,
+        at: At,
+        make: &impl Fn(Arc<Client>) -> Call<'a, T>,
+    ) -> Result<T, Fault> {
         let client = self.client(at).await?;
         let answer =
             async { make(client).await.map_err(|error| Fault::of(&error, self.endpoint(at))) };
@@ -329,7 +333,7 @@ impl Wire {
     }
 }
 
-fn send<'a>(client: Client, txn: Txn) -> Call<'a, TxnResponse> {
+fn send<'a>(client: Arc<Client>, txn: Txn) -> Call<'a, TxnResponse> {
     Box::pin(async move { client.kv_client().txn(txn).await })
 }
 

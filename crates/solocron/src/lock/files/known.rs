@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::open::{Inode, at};
+use super::identity::Inode;
+use super::open::at;
 use crate::lock::Epoch;
 
 /// Coarser than the clock of any local file system.

@@ -5,6 +5,7 @@
 //!   directory::prepare   is this directory to be trusted with records?
 //!   open, at             a file of it, and whether it still stands at its path
 //!   load                 its record, for whoever has the key in hand     peek: for everybody else
+//!   glance               its record, for whoever may have it in hand soon
 //!   slots::write         the record that follows, over the older of two slots
 //!   Known                whether a file of an enrolled job was deleted or replaced
 //!   boot                 whether what was written may have been lost with a power loss
@@ -13,6 +14,7 @@
 pub mod boot;
 pub mod directory;
 mod error;
+mod identity;
 mod known;
 mod open;
 pub mod slots;
@@ -23,9 +25,10 @@ use std::path::Path;
 use jiff::Timestamp;
 
 pub use self::error::{refused, unreadable};
+pub use self::identity::Inode;
 pub use self::known::Known;
-pub use self::open::{Inode, Opened, Rights, at, open};
-use self::slots::{Content, Of, Stamp, Unreadable};
+pub use self::open::{Opened, Rights, at, open};
+use self::slots::{Content, Glance, Of, Stamp, Unreadable};
 use super::{KeyRecord, LockKey, Mark};
 use crate::error::BackendError;
 
@@ -73,6 +76,26 @@ pub fn load(
             .seq;
     }
     Ok((record, seq))
+}
+
+/// The whole record as it stands without its key in hand, if nobody is writing it. [`Glance::stands`] says later whether it is still
+/// that one.
+///
+/// # Errors
+///
+/// Where the file cannot be read.
+pub fn glance(
+    path: &Path,
+    file: &File,
+    key: &LockKey,
+    now: Timestamp,
+    synced: bool,
+) -> Result<Option<Glance>, BackendError> {
+    let glance = slots::glance(file, key).map_err(|error| refused("read", path, &error))?;
+    Ok(glance.map(|mut glance| {
+        forget(&mut glance.record, &glance.stamp, now, synced);
+        glance
+    }))
 }
 
 /// What a file holds, without its key in hand: whoever has it may be writing. `None`: nothing yet.

@@ -8,20 +8,14 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
 
 use super::error::refused;
+use super::identity::{self, Identity, Inode};
 use crate::error::{BackendError, Kind};
-
-/// Which file this is, whatever its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inode {
-    dev: u64,
-    ino: u64,
-}
 
 /// Who may own record files, and who may open them.
 #[derive(Debug, Clone, Copy)]
@@ -80,22 +74,22 @@ pub fn open(path: &Path, rights: Rights, create: bool) -> Result<Option<Opened>,
             Err(error) => return Err(refused("create", path, &error)),
         }
     };
-    let found = file.metadata().map_err(|error| refused("look at", path, &error))?;
-    if !found.file_type().is_file() {
+    let Identity { inode, uid, plain } =
+        identity::of(&file).map_err(|error| refused("look at", path, &error))?;
+    if !plain {
         let why = format!("{} is not a plain file: remove it", path.display());
         return Err(BackendError::new(Kind::Misconfigured, why));
     }
-    if !rights.shared && found.uid() != rights.uid && found.uid() != 0 {
+    if !rights.shared && uid != rights.uid && uid != 0 {
         let why = format!(
-            "{} belongs to user {}, this process runs as user {}: run every process of this directory as one \
+            "{} belongs to user {uid}, this process runs as user {}: run every process of this directory as one \
              user, or give them a shared directory",
             path.display(),
-            found.uid(),
             rights.uid
         );
         return Err(BackendError::new(Kind::Denied, why));
     }
-    Ok(Some(Opened { file, inode: Inode { dev: found.dev(), ino: found.ino() } }))
+    Ok(Some(Opened { file, inode }))
 }
 
 fn options(rights: Rights) -> OpenOptions {
@@ -111,8 +105,8 @@ fn options(rights: Rights) -> OpenOptions {
 ///
 /// Where the kernel refuses to look.
 pub fn at(path: &Path) -> io::Result<Option<Inode>> {
-    match std::fs::symlink_metadata(path) {
-        Ok(found) => Ok(Some(Inode { dev: found.dev(), ino: found.ino() })),
+    match identity::at(path) {
+        Ok(found) => Ok(Some(found.inode)),
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
         {

@@ -66,6 +66,34 @@ pub enum Content {
     },
 }
 
+/// A record that was read without its key in hand, and stands for as long as nobody has written since.
+#[derive(Debug, Clone)]
+pub struct Glance {
+    /// The record.
+    pub record: KeyRecord,
+    /// What stands around it.
+    pub stamp: Stamp,
+    /// The head of the other slot: the next write goes over it.
+    next: [u8; HEAD],
+}
+
+impl Glance {
+    /// Whether this is still the record. For whoever has the key in hand: nobody writes meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be read.
+    pub fn stands(&self, file: &File) -> io::Result<bool> {
+        let mut next = [0; HEAD];
+        let at = (place(self.stamp.seq + 1) * SLOT) as u64;
+        match file.read_exact_at(&mut next, at) {
+            Ok(()) => Ok(next == self.next),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Why a record file holds no record, although it is not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unreadable {
@@ -99,6 +127,30 @@ enum Slot<'a> {
 /// Outside: the file cannot be read. Inside: what it holds is no record.
 pub fn read(file: &File, of: Of<'_>) -> io::Result<Result<Content, Unreadable>> {
     let mut bytes = [0; FILE_LEN];
+    let filled = fill(file, &mut bytes)?;
+    Ok(parse(&bytes[..filled], of))
+}
+
+/// The record of `key`, read without it in hand. `None`: nothing was written, or a write is under way, or the file is damaged.
+///
+/// # Errors
+///
+/// Where the file cannot be read.
+pub fn glance(file: &File, key: &LockKey) -> io::Result<Option<Glance>> {
+    let mut bytes = [0; FILE_LEN];
+    let filled = fill(file, &mut bytes)?;
+    let Ok(Content::Record { record, stamp, damaged: false }) =
+        parse(&bytes[..filled], Of::Key(key))
+    else {
+        return Ok(None);
+    };
+    // A write that was under way left a gap between the two, which is damage.
+    let next = bytes[place(stamp.seq + 1) * SLOT..].first_chunk().copied();
+    Ok(next.map(|next| Glance { record, stamp, next }))
+}
+
+/// How many bytes there are.
+fn fill(file: &File, bytes: &mut [u8; FILE_LEN]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < FILE_LEN {
         match file.read_at(&mut bytes[filled..], filled as u64) {
@@ -108,7 +160,7 @@ pub fn read(file: &File, of: Of<'_>) -> io::Result<Result<Content, Unreadable>> 
             Err(error) => return Err(error),
         }
     }
-    Ok(parse(&bytes[..filled], of))
+    Ok(filled)
 }
 
 /// Writes the record that follows `before`. `Ok`: the stamp that was written.

@@ -151,3 +151,29 @@ proptest! {
         let _ = parse(&bytes, Of::Any);
     }
 }
+
+#[test]
+fn a_glance_stands_until_somebody_writes() {
+    let name = format!("solocron-glance-{:032x}", Nonce::random().as_u128());
+    let dir = std::env::temp_dir().join(name);
+    let file = File::options().read(true).write(true).create_new(true).open(&dir).unwrap();
+    for claims in 0..3 {
+        let (record, bytes) = file_after(claims);
+        file.write_all_at(&bytes, 0).unwrap();
+        let seen = glance(&file, &key()).unwrap().expect("it is whole");
+        assert_eq!(seen.record, record);
+        assert!(seen.stands(&file).unwrap());
+        // The same record again, by one writer or two in a row.
+        let mut seq = seen.stamp.seq;
+        for _ in 0..2 {
+            seq = write(&file, &record, seq, 0, false).unwrap().seq;
+            assert!(!seen.stands(&file).unwrap());
+        }
+        // Half of a next write: a glance says nothing, and an earlier one falls.
+        let whole = glance(&file, &key()).unwrap().expect("it is whole");
+        file.write_all_at(&[7; 20], (place(seq + 1) * SLOT) as u64).unwrap();
+        assert!(!whole.stands(&file).unwrap());
+        assert!(glance(&file, &key()).unwrap().is_none());
+    }
+    std::fs::remove_file(dir).unwrap();
+}
