@@ -1,5 +1,7 @@
 //! What the runners share: one measurement per process, several rounds side by side, medians and their spread.
 
+pub mod plot;
+
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
