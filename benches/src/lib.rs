@@ -32,6 +32,12 @@ impl Samples {
         self.0.is_empty()
     }
 
+    /// All of them, in the order they came in.
+    #[must_use]
+    pub fn figures(&self) -> &[f64] {
+        &self.0
+    }
+
     /// The smallest figure that `share` of them do not exceed; `None` where there is none.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<f64> {

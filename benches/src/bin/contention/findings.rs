@@ -1,0 +1,198 @@
+//! What was measured, and the ratios that follow from it.
+
+use solocron_benches::{Samples, round as digits};
+
+use super::failover::TakeOvers;
+use super::families::{Crowd, Family, Kind, Subject};
+use super::round::Round;
+
+/// Everything that one run found.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) notes: Vec<String>,
+    pub(crate) contended: Vec<Contended>,
+    pub(crate) failed: Vec<Failed>,
+    /// The probes of each family, in ms.
+    pub(crate) probed: Vec<(&'static Family, Samples)>,
+}
+
+impl Findings {
+    pub(crate) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+}
+
+/// One subject and one crowd, in every round.
+#[derive(Debug)]
+pub(crate) struct Contended {
+    pub(crate) family: &'static Family,
+    pub(crate) subject: &'static Subject,
+    pub(crate) crowd: Crowd,
+    pub(crate) rounds: Vec<Round>,
+    /// The family's probe just before each round, in ms.
+    pub(crate) probes: Vec<Option<f64>>,
+}
+
+/// One subject, killed again and again.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) family: &'static Family,
+    pub(crate) subject: &'static Subject,
+    pub(crate) result: TakeOvers,
+}
+
+impl Contended {
+    /// A figure of every round.
+    pub(crate) fn each(&self, figure: impl Fn(&Round) -> Option<f64>) -> Vec<Option<f64>> {
+        self.rounds.iter().map(figure).collect()
+    }
+
+    /// This quantile of the hand-overs of every round.
+    pub(crate) fn handover(&self, share: f64) -> Vec<Option<f64>> {
+        self.each(|round| round.figures.handover.quantile(share))
+    }
+
+    /// Most turns of anybody to least, of every round. Nothing for a round in which somebody had none.
+    pub(crate) fn fairness(&self) -> Vec<Option<f64>> {
+        self.each(|round| {
+            let (most, least) = (round.figures.most, round.figures.least);
+            (least > 0).then(|| most as f64 / least as f64)
+        })
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}", self.subject.name, self.crowd.name())
+    }
+}
+
+/// A ratio of two medians that were measured in the same round.
+#[derive(Debug, Clone)]
+pub(crate) struct Ratio {
+    pub(crate) what: String,
+    pub(crate) rounds: Samples,
+}
+
+impl Ratio {
+    /// Of each round's `figures` to `base`; nothing where one of them was not measured in every round.
+    pub(crate) fn of(what: String, figures: &[Option<f64>], base: &[Option<f64>]) -> Option<Self> {
+        let pairs = figures.iter().zip(base);
+        let rounds: Option<Samples> = pairs
+            .map(|(figure, base)| Some((*figure)? / (*base).filter(|base| *base > 0.0)?))
+            .collect();
+        rounds.filter(|rounds| !rounds.is_empty()).map(|rounds| Self { what, rounds })
+    }
+
+    /// Of figures that are ratios by themselves.
+    pub(crate) fn plain(what: String, figures: &[Option<f64>]) -> Option<Self> {
+        Self::of(what, figures, &vec![Some(1.0); figures.len()])
+    }
+}
+
+/// The median, and from the least to the most of all rounds: with five rounds that range holds the true median in 15 of 16 runs.
+pub(crate) fn spread(rounds: &Samples) -> String {
+    match (rounds.median(), rounds.quantile(0.0), rounds.quantile(1.0)) {
+        (Some(median), Some(low), Some(high)) => {
+            format!("{} [{}..{}]", digits(median), digits(low), digits(high))
+        }
+        _ => "–".into(),
+    }
+}
+
+/// The ratios of one row.
+#[derive(Debug, Default)]
+pub(crate) struct Ratios {
+    /// Hand-over p50 to the floor's.
+    pub(crate) floor: Option<Ratio>,
+    /// Hand-over p50 to the probe's, where the floor is another one.
+    pub(crate) probe: Option<Ratio>,
+    pub(crate) commands: Option<Ratio>,
+    pub(crate) fairness: Option<Ratio>,
+}
+
+impl Findings {
+    pub(crate) fn ratios(&self, row: &Contended) -> Ratios {
+        let floor = self.contended.iter().find(|other| {
+            let same =
+                other.family.name == row.family.name && other.crowd.name() == row.crowd.name();
+            same && other.subject.kind == Kind::Floor
+        });
+        let p50 = row.handover(0.5);
+        let named = |what: &str| format!("{}: {what}", row.name());
+        let probe = row.family.server.probe();
+        let by_probe =
+            || Ratio::of(named(&format!("hand-over p50 / {}", probe?)), &p50, &row.probes);
+        let by_floor = |floor: &Contended| {
+            let what = named(&format!("hand-over p50 / {}", floor.subject.name));
+            Ratio::of(what, &p50, &floor.handover(0.5))
+        };
+        Ratios {
+            floor: floor.map_or_else(by_probe, by_floor),
+            probe: floor.and_then(|_| by_probe()),
+            commands: Ratio::plain(named("commands a turn"), &row.each(|round| round.commands)),
+            fairness: Ratio::plain(named("most : least turns"), &row.fairness()),
+        }
+    }
+
+    /// How much slower each subject of this family hands over among `many` than among `few`, by their numbers of contenders.
+    pub(crate) fn growth(&self, family: &str, few: u32, many: u32) -> Vec<Ratio> {
+        let relays = |contenders: u32| {
+            self.contended.iter().filter(move |row| {
+                let crowd = row.crowd;
+                row.family.name == family
+                    && crowd.kind == "relay"
+                    && crowd.processes * crowd.tasks == contenders
+            })
+        };
+        let growth = |row: &Contended| {
+            let base = relays(few).find(|base| base.subject.name == row.subject.name)?;
+            let what = format!("{}: hand-over p50 of {many} / of {few}", row.subject.name);
+            Ratio::of(what, &row.handover(0.5), &base.handover(0.5))
+        };
+        relays(many).filter_map(growth).collect()
+    }
+
+    /// The median take-over to the floor's, and its middle half.
+    pub(crate) fn failover_ratio(&self, row: &Failed) -> Option<Ratio> {
+        let same = |other: &&Failed| other.family.name == row.family.name;
+        let is_floor = |other: &&Failed| other.subject.kind == Kind::Floor;
+        let floor = self.failed.iter().filter(same).find(is_floor)?;
+        let base = floor.result.took.median()?;
+        let quarters = [0.25, 0.5, 0.75].map(|share| row.result.took.quantile(share));
+        let what = format!("{}: kill -9 to taken / {}", row.subject.name, floor.subject.name);
+        Ratio::of(what, &quarters, &[Some(base); 3])
+    }
+
+    /// All of them, for a comparison with another run.
+    pub(crate) fn all_ratios(&self) -> Vec<Ratio> {
+        let rows = self.contended.iter().flat_map(|row| {
+            let Ratios { floor, probe, commands, fairness } = self.ratios(row);
+            [floor, probe, commands, fairness]
+        });
+        let failed = self.failed.iter().map(|row| self.failover_ratio(row));
+        let growth = self.growth("socket", 2, 64).into_iter().map(Some);
+        rows.chain(failed).chain(growth).flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_taken_round_by_round() {
+        let ratio = Ratio::of(
+            "a / b".into(),
+            &[Some(2.0), Some(30.0), Some(4.0)],
+            &[Some(1.0), Some(10.0), Some(1.0)],
+        );
+        let rounds = ratio.expect("all are there").rounds;
+        assert_eq!(spread(&rounds), "3.00 [2.00..4.00]");
+    }
+
+    #[test]
+    fn what_was_not_measured_in_every_round_has_no_ratio() {
+        assert!(Ratio::of("a".into(), &[Some(1.0), None], &[Some(1.0), Some(1.0)]).is_none());
+        assert!(Ratio::of("a".into(), &[Some(1.0)], &[Some(0.0)]).is_none(), "no base");
+        assert!(Ratio::plain("a".into(), &[]).is_none());
+    }
+}
