@@ -54,7 +54,8 @@ bench *ARGS:
     cargo bench -p solocron-benches {{ ARGS }}
 
 # how a contended key changes hands: real processes, floors and rivals in turns
-bench-contention *ARGS:
+bench-contention *ARGS: setup
+    scripts/rivals
     cargo run --release -p solocron-benches --bin contention -- {{ ARGS }}
 
 # one to a million jobs: how late, how heavy, how fast

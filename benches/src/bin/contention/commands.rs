@@ -17,13 +17,26 @@ pub(crate) enum Inside {
     Once(&'static str),
 }
 
-/// Reads `INFO commandstats`: lines like `cmdstat_client|setinfo:calls=2,usec=3,…`.
+/// Not a command: how often a script ran. One whose script the server did not know ran none.
+const RAN: &str = "scripts that ran";
+
+/// Reads `INFO commandstats`: lines like `cmdstat_evalsha:calls=2,usec=3,usec_per_call=1.50,rejected_calls=0,failed_calls=1`.
 pub(crate) fn of_redis(info: &str) -> Counts {
-    let line = |line: &str| {
-        let (name, rest) = line.trim().strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
-    };
-    info.lines().filter_map(line).collect()
+    let mut counts = Counts::new();
+    for line in info.lines().filter_map(|line| line.trim().strip_prefix("cmdstat_")) {
+        let Some((name, figures)) = line.split_once(':') else { continue };
+        let figure = |name: &str| {
+            let value = figures.split(',').find_map(|figure| figure.strip_prefix(name))?;
+            value.strip_prefix('=')?.parse::<u64>().ok()
+        };
+        let Some(calls) = figure("calls") else { continue };
+        counts.insert(name.to_owned(), calls);
+        if matches!(name, "eval" | "evalsha" | "fcall") {
+            *counts.entry(RAN.to_owned()).or_default() +=
+                calls.saturating_sub(figure("failed_calls").unwrap_or(0));
+        }
+    }
+    counts
 }
 
 /// Reads etcd's `/metrics`: lines like `grpc_server_msg_received_total{grpc_method="Txn",…} 7`.
@@ -54,14 +67,13 @@ pub(crate) fn sent(before: &Counts, after: &Counts, inside: &[Inside]) -> u64 {
         let at = |counts: &Counts| counts.get(name).copied().unwrap_or(0);
         at(after).saturating_sub(at(before))
     };
-    let scripts = calls("evalsha") + calls("eval") + calls("fcall");
     let by_client = |name: &String| {
         let only = inside.iter().any(|inside| matches!(inside, Inside::Only(of) if of == name));
         let once = inside.iter().any(|inside| matches!(inside, Inside::Once(of) if of == name));
         match name.as_str() {
-            "info" => 0,
+            "info" | RAN => 0,
             _ if only => 0,
-            _ if once => calls(name).saturating_sub(scripts),
+            _ if once => calls(name).saturating_sub(calls(RAN)),
             _ => calls(name),
         }
     };
@@ -76,10 +88,11 @@ mod tests {
 
     #[test]
     fn statistics_are_read() {
-        let info = "# Commandstats\r\ncmdstat_evalsha:calls=12,usec=40,usec_per_call=3.3,rejected_calls=0\r\n\
+        let info = "# Commandstats\r\ncmdstat_evalsha:calls=12,usec=40,usec_per_call=3.3,rejected_calls=0,failed_calls=2\r\n\
                     cmdstat_client|setinfo:calls=2,usec=1\r\nother:calls=3,\r\n";
         let counts = of_redis(info);
-        assert_eq!((counts.len(), counts["evalsha"], counts["client|setinfo"]), (2, 12, 2));
+        assert_eq!((counts["evalsha"], counts["client|setinfo"], counts[RAN]), (12, 2, 10));
+        assert_eq!(counts.len(), 3);
 
         let metrics = "# TYPE grpc_server_msg_received_total counter\n\
             grpc_server_msg_received_total{grpc_method=\"Txn\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 7\n\

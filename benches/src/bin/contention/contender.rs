@@ -166,9 +166,6 @@ async fn keep(mut contender: Box<dyn Contender>, ttl: Duration) -> Result<(), St
     contender.take().await?;
     say(&format!("taken {}", monotonic_ns()))?;
     loop {
-        if ttl.is_zero() {
-            std::future::pending().await
-        }
         tokio::time::sleep(ttl / 3).await;
         contender.renew().await?;
     }

@@ -86,15 +86,26 @@ fn contention(
         rows.extend(subjects.iter().map(row));
     }
     let mut probes = Samples::default();
+    let mut broken = Vec::new();
     for number in 0..options.rounds {
         for of_crowd in rows.chunk_by_mut(|one, other| one.crowd.name() == other.crowd.name()) {
             let probe = stage.probe()?.and_then(|probe| probe.median());
             probe.into_iter().for_each(|probe| probes.push(probe));
             for row in of_crowd {
                 let (subject, crowd) = (row.subject, row.crowd);
+                if broken.contains(&row.name()) {
+                    continue;
+                }
                 progress(options, number, family, subject, crowd);
-                let round = round(stage, subject, crowd, options.measured())
-                    .map_err(|why| format!("{}: {why}", row.name()))?;
+                let round = match round(stage, subject, crowd, options.measured()) {
+                    Ok(round) => round,
+                    Err(why) => {
+                        let name = row.name();
+                        findings.failed_to_run(subject, &name, why)?;
+                        broken.push(name);
+                        continue;
+                    }
+                };
                 if let (Kind::Ours, Some(overlap)) = (subject.kind, &round.figures.overlap) {
                     return Err(format!("{}: {overlap}", row.name()));
                 }
@@ -103,6 +114,7 @@ fn contention(
             }
         }
     }
+    rows.retain(|row| !broken.contains(&row.name()));
     findings.contended.extend(rows);
     findings.probed.push((family, probes));
     Ok(())
@@ -144,7 +156,13 @@ fn failover(
         })
     };
     for (subject, result) in each {
-        let result = result.map_err(|why| format!("{} killed: {why}", subject.name))?;
+        let result = match result {
+            Ok(result) => result,
+            Err(why) => {
+                findings.failed_to_run(subject, &format!("{}, killed", subject.name), why)?;
+                continue;
+            }
+        };
         if subject.kind == Kind::Ours && result.early > 0 {
             let early = result.early;
             return Err(format!(

@@ -34,7 +34,8 @@ pub(crate) fn take_overs(
     subject: &Subject,
     kills: u32,
 ) -> Result<TakeOvers, String> {
-    let place = stage.place(subject.name, Some(family.ttl))?;
+    let ttl = (!family.ttl.is_zero()).then_some(family.ttl);
+    let place = stage.place(subject.name, ttl)?;
     let mut result = TakeOvers::default();
     let mut holder = enter(subject, &place, 0)?;
     stop::expect(&mut holder, "taken", PATIENCE)?;

@@ -187,6 +187,7 @@ pub(crate) const FAMILIES: &[Family] = &[
                 Only("zcard"),
                 Only("zpopmin"),
                 Only("publish"),
+                Only("pubsub|numsub"),
             ]),
             Subject::new("rslock", Rival, Rust).inside(&[Only("get"), Only("del")]),
             Subject::new("redis-py", Rival, Python).inside(&[Only("get"), Only("del")]),

@@ -5,6 +5,7 @@ use solocron_benches::{Samples, round as digits};
 use super::failover::TakeOvers;
 use super::families::{Crowd, Family, Kind, Subject};
 use super::round::Round;
+use super::stop;
 
 /// Everything that one run found.
 #[derive(Debug, Default)]
@@ -19,6 +20,25 @@ pub(crate) struct Findings {
 impl Findings {
     pub(crate) fn note(&mut self, note: String) {
         self.notes.push(note);
+    }
+
+    /// A rival that fails is a finding; a floor or ours ends the run, and so does a signal.
+    ///
+    /// # Errors
+    ///
+    /// What failed, and why.
+    pub(crate) fn failed_to_run(
+        &mut self,
+        subject: &Subject,
+        what: &str,
+        why: String,
+    ) -> Result<(), String> {
+        stop::check()?;
+        if subject.kind != Kind::Rival {
+            return Err(format!("{what}: {why}"));
+        }
+        self.note(format!("failed: {what}: {why}"));
+        Ok(())
     }
 }
 
@@ -145,7 +165,7 @@ impl Findings {
         };
         let growth = |row: &Contended| {
             let base = relays(few).find(|base| base.subject.name == row.subject.name)?;
-            let what = format!("{}: hand-over p50 of {many} / of {few}", row.subject.name);
+            let what = format!("{}, {many} / {few}", row.subject.name);
             Ratio::of(what, &row.handover(0.5), &base.handover(0.5))
         };
         relays(many).filter_map(growth).collect()

@@ -35,12 +35,12 @@ pub(crate) struct Options {
 impl Options {
     /// How long one subject is measured in one round.
     pub(crate) fn measured(&self) -> Duration {
-        Duration::from_millis(if self.quick { 300 } else { 1200 })
+        Duration::from_millis(if self.quick { 300 } else { 1000 })
     }
 
     /// Kills in all, where a take-over takes no ttl, and where it does.
     pub(crate) fn kills(&self) -> (u32, u32) {
-        if self.quick { (3, 1) } else { (30, 10) }
+        if self.quick { (3, 1) } else { (30, 9) }
     }
 }
 

@@ -44,12 +44,14 @@ pub(crate) fn markdown(head: &Head, findings: &Findings) -> String {
     }
     for family in families {
         text += &format!("\n## {}\n\n{}", family.name, contention(family, findings));
-        for growth in findings.growth(family.name, 2, 64) {
-            text += &format!("\n{}: {}\n", growth.what, spread(&growth.rounds));
-        }
+        let growth = findings.growth(family.name, 2, 64);
+        let growth: Vec<_> =
+            growth.iter().map(|of| format!("{} {}", of.what, spread(&of.rounds))).collect();
+        text += &format!("\nHand-over p50 of 64 contenders / of 2: {}\n", growth.join("; "));
         if let Some((_, probe)) = findings.probed.iter().find(|(of, _)| of.name == family.name) {
-            let what = family.server.probe().unwrap_or_default();
-            text += &format!("\n{what} p50: {} ms\n", probe.show());
+            if let Some(what) = family.server.probe() {
+                text += &format!("\n{what} p50: {} ms\n", probe.show());
+            }
         }
         text += &format!("\n{}", failover(family, findings));
     }
@@ -67,7 +69,7 @@ fn contention(family: &Family, findings: &Findings) -> Table {
     headings.extend(probe.map(|_| by_probe.as_str()));
     headings.extend(["p99 ms", "max ms"]);
     headings.extend(probe.map(|_| "commands a turn"));
-    headings.extend(["turns/s", "most:least", "= ", "worst wait ms", "two at once"]);
+    headings.extend(["turns/s", "most:least", "each round", "worst wait ms", "two at once"]);
     let mut table = Table::new(&headings);
     let rows = findings.contended.iter().filter(|row| row.family.name == family.name);
     let mut rows: Vec<&Contended> = rows.collect();

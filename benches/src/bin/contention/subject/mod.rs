@@ -6,6 +6,8 @@ mod files;
 mod redis;
 mod socket;
 mod solocron;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

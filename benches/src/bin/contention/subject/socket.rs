@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read as _};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -45,7 +46,10 @@ fn wait(address: &SocketAddr) -> io::Result<UnixListener> {
         match UnixStream::connect_addr(address) {
             // However the connection ends, its listener has.
             Ok(mut stream) => drop(stream.read(&mut [0])),
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            // Bound, and not listening yet: a crowd that spun here would keep the processor from who is about to.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                std::thread::sleep(Duration::from_micros(20));
+            }
             Err(error) => return Err(error),
         }
     }
