@@ -31,6 +31,7 @@ mod round;
 mod stage;
 mod stop;
 mod subject;
+mod targets;
 
 use std::process::ExitCode;
 
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
             eprintln!("contention: {why}");
-            ExitCode::FAILURE
+            if stop::check().is_err() { stop::INTERRUPTED.into() } else { ExitCode::FAILURE }
         }
     }
 }

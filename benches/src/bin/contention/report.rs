@@ -9,6 +9,7 @@ use solocron_benches::{Samples, Table, round as digits};
 
 use super::families::{Family, Kind};
 use super::findings::{Contended, Failed, Findings, Ratio, spread};
+use super::targets;
 
 /// Where and when, and how to do it again.
 #[derive(Debug)]
@@ -48,12 +49,14 @@ pub(crate) fn markdown(head: &Head, findings: &Findings) -> String {
         let growth: Vec<_> =
             growth.iter().map(|of| format!("{} {}", of.what, spread(&of.rounds))).collect();
         text += &format!("\nHand-over p50 of 64 contenders / of 2: {}\n", growth.join("; "));
-        if let Some((_, probe)) = findings.probed.iter().find(|(of, _)| of.name == family.name) {
-            if let Some(what) = family.server.probe() {
-                text += &format!("\n{what} p50: {} ms\n", probe.show());
-            }
+        let probed = findings.probed.iter().find(|(of, _)| of.name == family.name);
+        if let (Some((_, probe)), Some(what)) = (probed, family.server.probe()) {
+            text += &format!("\n{what} p50: {} ms\n", probe.show());
         }
         text += &format!("\n{}", failover(family, findings));
+    }
+    if let Some(targets) = targets::table(findings) {
+        text += &format!("\n## Targets\n\n{targets}");
     }
     text += "\n## Notes\n\n";
     for note in &findings.notes {

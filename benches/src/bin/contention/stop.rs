@@ -12,7 +12,7 @@ static STOPPED: AtomicBool = AtomicBool::new(false);
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// What a shell calls a program that ended by SIGINT.
-const INTERRUPTED: i32 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// From now on, the first SIGINT or SIGTERM stops in good order, and the second one at once.
 ///
@@ -33,7 +33,7 @@ pub(crate) fn on_signals() -> std::io::Result<()> {
                     _ = terminate.recv() => {}
                 }
                 if STOPPED.swap(true, Ordering::SeqCst) {
-                    std::process::exit(INTERRUPTED);
+                    std::process::exit(INTERRUPTED.into());
                 }
                 eprintln!("contention: stopping; again to stop at once");
             }
