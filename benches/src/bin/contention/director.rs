@@ -1,11 +1,10 @@
 //! Measures every family in turns: each round runs each subject once, so that what disturbs the machine disturbs all of them.
 
 use std::path::PathBuf;
-
-use solocron_benches::Samples;
+use std::process::Command;
 
 use super::failover::{TakeOvers, take_overs};
-use super::families::{By, Crowd, FAMILIES, Family, Kind, Part, Subject};
+use super::families::{Crowd, FAMILIES, Family, Kind, Part, Subject};
 use super::findings::{Contended, Failed, Findings};
 use super::options::Options;
 use super::round::round;
@@ -28,11 +27,27 @@ pub(crate) fn direct(options: &Options) -> Result<Findings, String> {
             findings.note(format!("not measured: {}: no {program}: {advice}", family.name));
             continue;
         }
+        if let Some((program, _)) = family.server.program() {
+            let output = Command::new(program).arg("--version").output();
+            let output = output.map_err(|error| format!("{program} --version: {error}"))?;
+            let version = String::from_utf8_lossy(&output.stdout);
+            findings.note(format!(
+                "{}: {}",
+                family.name,
+                version.lines().next().unwrap_or_default()
+            ));
+        }
         let subjects = present(family, &mut findings);
         let stage = Stage::set(family)?;
         contention(&stage, family, &subjects, options, &mut findings)?;
         failover(&stage, family, &subjects, options, &mut findings)?;
     }
+    findings.note(
+        "most : least is counted in whole turns: of k turns each, one more is (k + 1) / k; ∞: somebody had none in some round. No wait can \
+         be seen to be longer than a round. etcd's data lies in memory where there is room, so no write waits for a disk. Pollers' \
+         hand-overs count only where the lock changed its owner: see turns/s as well"
+            .to_owned(),
+    );
     findings.note(
         "not measured: APScheduler: it has no lock that could be handed over (one scheduler runs per job store; its load is measured by \
          the load runner)"
@@ -50,13 +65,13 @@ fn on_path(program: &str) -> bool {
 fn present(family: &Family, findings: &mut Findings) -> Vec<&'static Subject> {
     let mut present = Vec::new();
     for subject in family.subjects {
-        if subject.by == By::Rust {
+        if subject.kind != Kind::Rival {
             present.push(subject);
             continue;
         }
         match rivals::version(subject) {
             Ok(version) => {
-                findings.note(format!("{} {version} ({:?})", subject.name, subject.by));
+                findings.note(format!("{}: {version} ({:?})", family.name, subject.by));
                 present.push(subject);
             }
             Err(why) => findings.note(format!("not measured: {}: {why}", subject.name)),
@@ -85,12 +100,12 @@ fn contention(
         };
         rows.extend(subjects.iter().map(row));
     }
-    let mut probes = Samples::default();
+    let mut probes = Vec::new();
     let mut broken = Vec::new();
     for number in 0..options.rounds {
         for of_crowd in rows.chunk_by_mut(|one, other| one.crowd.name() == other.crowd.name()) {
-            let probe = stage.probe()?.and_then(|probe| probe.median());
-            probe.into_iter().for_each(|probe| probes.push(probe));
+            let probe = stage.probe()?;
+            probes.extend(probe);
             for row in of_crowd {
                 let (subject, crowd) = (row.subject, row.crowd);
                 if broken.contains(&row.name()) {

@@ -5,6 +5,7 @@ use solocron_benches::{Samples, round as digits};
 use super::failover::TakeOvers;
 use super::families::{Crowd, Family, Kind, Subject};
 use super::round::Round;
+use super::stage::Probe;
 use super::stop;
 
 /// Everything that one run found.
@@ -13,8 +14,8 @@ pub(crate) struct Findings {
     pub(crate) notes: Vec<String>,
     pub(crate) contended: Vec<Contended>,
     pub(crate) failed: Vec<Failed>,
-    /// The probes of each family, in ms.
-    pub(crate) probed: Vec<(&'static Family, Samples)>,
+    /// The probes of each family.
+    pub(crate) probed: Vec<(&'static Family, Vec<Probe>)>,
 }
 
 impl Findings {
@@ -49,8 +50,8 @@ pub(crate) struct Contended {
     pub(crate) subject: &'static Subject,
     pub(crate) crowd: Crowd,
     pub(crate) rounds: Vec<Round>,
-    /// The family's probe just before each round, in ms.
-    pub(crate) probes: Vec<Option<f64>>,
+    /// The family's probe just before each round.
+    pub(crate) probes: Vec<Option<Probe>>,
 }
 
 /// One subject, killed again and again.
@@ -78,6 +79,10 @@ impl Contended {
             let (most, least) = (round.figures.most, round.figures.least);
             (least > 0).then(|| most as f64 / least as f64)
         })
+    }
+
+    fn probe(&self, of: impl Fn(&Probe) -> f64) -> Vec<Option<f64>> {
+        self.probes.iter().map(|probe| probe.as_ref().map(&of)).collect()
     }
 
     pub(crate) fn name(&self) -> String {
@@ -123,8 +128,10 @@ pub(crate) fn spread(rounds: &Samples) -> String {
 pub(crate) struct Ratios {
     /// Hand-over p50 to the floor's.
     pub(crate) floor: Option<Ratio>,
-    /// Hand-over p50 to the probe's, where the floor is another one.
+    /// Hand-over p50 to the probe's.
     pub(crate) probe: Option<Ratio>,
+    /// In a relay, hand-over p50 to the probe's at the same pace.
+    pub(crate) paced: Option<Ratio>,
     pub(crate) commands: Option<Ratio>,
     pub(crate) fairness: Option<Ratio>,
 }
@@ -138,16 +145,19 @@ impl Findings {
         });
         let p50 = row.handover(0.5);
         let named = |what: &str| format!("{}: {what}", row.name());
-        let probe = row.family.server.probe();
-        let by_probe =
-            || Ratio::of(named(&format!("hand-over p50 / {}", probe?)), &p50, &row.probes);
+        let probe = |pace: &str, of: fn(&Probe) -> f64| {
+            let probe = row.family.server.probe()?;
+            Ratio::of(named(&format!("hand-over p50 / {probe}{pace}")), &p50, &row.probe(of))
+        };
         let by_floor = |floor: &Contended| {
             let what = named(&format!("hand-over p50 / {}", floor.subject.name));
             Ratio::of(what, &p50, &floor.handover(0.5))
         };
+        let relay = row.crowd.kind == "relay";
         Ratios {
-            floor: floor.map_or_else(by_probe, by_floor),
-            probe: floor.and_then(|_| by_probe()),
+            floor: floor.and_then(by_floor),
+            probe: probe("", |probe| probe.busy),
+            paced: if relay { probe(" every 5 ms", |probe| probe.paced) } else { None },
             commands: Ratio::plain(named("commands a turn"), &row.each(|round| round.commands)),
             fairness: Ratio::plain(named("most : least turns"), &row.fairness()),
         }
@@ -185,8 +195,8 @@ impl Findings {
     /// All of them, for a comparison with another run.
     pub(crate) fn all_ratios(&self) -> Vec<Ratio> {
         let rows = self.contended.iter().flat_map(|row| {
-            let Ratios { floor, probe, commands, fairness } = self.ratios(row);
-            [floor, probe, commands, fairness]
+            let Ratios { floor, probe, paced, commands, fairness } = self.ratios(row);
+            [floor, probe, paced, commands, fairness]
         });
         let failed = self.failed.iter().map(|row| self.failover_ratio(row));
         let growth = self.growth("socket", 2, 64).into_iter().map(Some);

@@ -74,6 +74,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(options: &Options, words: &[String]) -> Result<(), String> {
+    report::prepare(&options.out)?;
     stop::on_signals().map_err(|error| format!("hear signals: {error}"))?;
     let command = "cargo run --release -p solocron-benches --bin contention --";
     let head = Head {

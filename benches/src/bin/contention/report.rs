@@ -9,6 +9,8 @@ use solocron_benches::{Samples, Table, round as digits};
 
 use super::families::{Family, Kind};
 use super::findings::{Contended, Failed, Findings, Ratio, spread};
+use super::round::Round;
+use super::stage::Probe;
 use super::targets;
 
 /// Where and when, and how to do it again.
@@ -50,8 +52,11 @@ pub(crate) fn markdown(head: &Head, findings: &Findings) -> String {
             growth.iter().map(|of| format!("{} {}", of.what, spread(&of.rounds))).collect();
         text += &format!("\nHand-over p50 of 64 contenders / of 2: {}\n", growth.join("; "));
         let probed = findings.probed.iter().find(|(of, _)| of.name == family.name);
-        if let (Some((_, probe)), Some(what)) = (probed, family.server.probe()) {
-            text += &format!("\n{what} p50: {} ms\n", probe.show());
+        if let (Some((_, probes)), Some(what)) = (probed, family.server.probe()) {
+            let busy: Samples = probes.iter().map(|probe| probe.busy).collect();
+            let paced: Samples = probes.iter().map(|probe| probe.paced).collect();
+            let (busy, paced) = (busy.show(), paced.show());
+            text += &format!("\n{what} p50, ms: {busy} one after the other, {paced} every 5 ms\n");
         }
         text += &format!("\n{}", failover(family, findings));
     }
@@ -67,9 +72,9 @@ pub(crate) fn markdown(head: &Head, findings: &Findings) -> String {
 
 fn contention(family: &Family, findings: &Findings) -> Table {
     let probe = family.server.probe();
-    let by_probe = format!("x {}", probe.unwrap_or_default());
+    let by_probe = probe.map(|probe| [format!("x {probe}"), format!("x {probe} every 5 ms")]);
     let mut headings = vec!["contenders", "subject", "hand-over p50 ms", "x floor"];
-    headings.extend(probe.map(|_| by_probe.as_str()));
+    headings.extend(by_probe.iter().flatten().map(String::as_str));
     headings.extend(["p99 ms", "max ms"]);
     headings.extend(probe.map(|_| "commands a turn"));
     headings.extend(["turns/s", "most:least", "each round", "worst wait ms", "two at once"]);
@@ -90,15 +95,18 @@ fn contention(family: &Family, findings: &Findings) -> Table {
             samples(&row.handover(0.5)).show(),
             ratio(ratios.floor.as_ref()),
         ];
-        cells.extend(probe.map(|_| ratio(ratios.probe.as_ref().or(ratios.floor.as_ref()))));
+        if probe.is_some() {
+            cells.extend([ratio(ratios.probe.as_ref()), ratio(ratios.paced.as_ref())]);
+        }
         cells.extend([samples(&row.handover(0.99)).show(), samples(&row.handover(1.0)).show()]);
         cells.extend(probe.map(|_| ratio(ratios.commands.as_ref())));
         let (most, least) = (sum(&|figures| figures.most), sum(&|figures| figures.least));
         let overlaps = sum(&|figures| figures.overlaps);
+        let starved = row.rounds.iter().any(|round| round.figures.least == 0);
         cells.extend([
             samples(&row.each(|round| Some(round.figures.per_second))).show(),
             format!("{most}:{least}"),
-            ratio(ratios.fairness.as_ref()),
+            if starved { "∞".into() } else { ratio(ratios.fairness.as_ref()) },
             samples(&row.each(|round| Some(round.figures.worst_wait))).show(),
             if overlaps == 0 { "no".into() } else { format!("**{overlaps}**") },
         ]);
@@ -109,7 +117,8 @@ fn contention(family: &Family, findings: &Findings) -> Table {
 
 fn failover(family: &Family, findings: &Findings) -> Table {
     let ttl = !family.ttl.is_zero();
-    let mut headings = vec!["kill -9 of", "kills", "to taken p50 ms", "max ms", "x floor"];
+    let mut headings =
+        vec!["kill -9 of", "kills", "to taken p50 ms", "max ms", "x floor [middle half]"];
     headings.extend(ttl.then_some("beyond what was left of its ttl, ms"));
     headings.push("taken before the kill");
     let mut table = Table::new(&headings);
@@ -150,14 +159,15 @@ fn middle_half(figures: &Samples) -> Value {
 }
 
 fn contended(row: &Contended) -> Value {
-    let round = |(round, probe): (&super::round::Round, &Option<f64>)| {
+    let round = |(round, probe): (&Round, &Option<Probe>)| {
         let figures = &round.figures;
         let handover = |share: f64| figures.handover.quantile(share);
         json!({
             "handover_p50_ms": handover(0.5), "handover_p99_ms": handover(0.99), "handover_max_ms": handover(1.0),
             "handovers": figures.handover.len(), "turns": figures.turns, "turns_per_second": figures.per_second,
             "most": figures.most, "least": figures.least, "worst_wait_ms": figures.worst_wait,
-            "commands_per_turn": round.commands, "probe_ms": probe, "two_at_once": figures.overlaps,
+            "commands_per_turn": round.commands, "probe_ms": probe.map(|probe| probe.busy), "paced_probe_ms": probe.map(|probe| probe.paced),
+            "two_at_once": figures.overlaps,
         })
     };
     json!({
@@ -180,14 +190,23 @@ fn failed(row: &Failed) -> Value {
     })
 }
 
-/// Writes `contention.json`, `contention.md` and the plots of every family into this directory.
+/// Makes this directory, and sees whether something can be written there, before minutes go by.
+///
+/// # Errors
+///
+/// That it cannot, and why.
+pub(crate) fn prepare(dir: &Path) -> Result<(), String> {
+    let made = fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir).map(drop));
+    made.map_err(|error| format!("--out {}: nothing can be written there: {error}", dir.display()))
+}
+
+/// Writes `contention.json`, `contention.md` and the plots of every family into this directory, which is there.
 ///
 /// # Errors
 ///
 /// Which file could not be written, and why.
 pub(crate) fn write(dir: &Path, head: &Head, findings: &Findings) -> Result<(), String> {
     let doing = |path: &Path, error: std::io::Error| format!("write {}: {error}", path.display());
-    fs::create_dir_all(dir).map_err(|error| doing(dir, error))?;
     let put = |name: &str, text: String| {
         let path = dir.join(name);
         fs::write(&path, text).map_err(|error| doing(&path, error))

@@ -99,46 +99,60 @@ impl Stage {
         Ok(left.and_then(|left| u64::try_from(left).ok()).map(Duration::from_millis))
     }
 
-    /// One request after the other on a connection of their own: each one's time in ms. On Redis `PING`, on etcd put and delete.
-    pub(crate) fn probe(&self) -> Result<Option<Samples>, String> {
+    /// The family's probe on a connection of its own: on Redis `PING`, on etcd put and delete.
+    pub(crate) fn probe(&self) -> Result<Option<Probe>, String> {
         let place = self.place("", None)?;
         self.runtime.block_on(async {
             match self.server {
                 Running::None => Ok(None),
-                Running::Redis(_) => ping(&place.address).await.map(Some),
-                Running::Etcd(_) => put_delete(&place).await.map(Some),
+                Running::Redis(_) => {
+                    let mut redis = subject::connection(&place.address).await?;
+                    let ping = async || {
+                        let pong = redis::cmd("PING").query_async(&mut redis).await;
+                        pong.map_err(|error| format!("PING: {error}"))
+                    };
+                    probe(ping).await.map(Some)
+                }
+                Running::Etcd(_) => {
+                    let mut etcd = subject::connect(&place).await?;
+                    let key = place.key.as_str();
+                    let pair = async || {
+                        let doing = |error| format!("put and delete: {error}");
+                        etcd.put(key, "", None).await.map_err(doing)?;
+                        etcd.delete(key, None).await.map(drop).map_err(doing)
+                    };
+                    probe(pair).await.map(Some)
+                }
             }
         })
     }
 }
 
-async fn ping(url: &str) -> Result<Samples, String> {
-    const PINGS: usize = 500;
-    let mut redis = subject::connection(url).await?;
-    let mut times = Samples::default();
-    for _ in 0..PINGS {
-        let begun = Instant::now();
-        let () = redis::cmd("PING")
-            .query_async(&mut redis)
-            .await
-            .map_err(|error| format!("PING: {error}"))?;
-        times.push(begun.elapsed().as_secs_f64() * 1e3);
-    }
-    Ok(times)
+/// What one request takes, p50 in ms.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Probe {
+    /// One after the other, as in a storm.
+    pub(crate) busy: f64,
+    /// One every 5 ms, as in a relay: the server's process has to be woken up.
+    pub(crate) paced: f64,
 }
 
-async fn put_delete(place: &Place) -> Result<Samples, String> {
-    const PAIRS: usize = 100;
-    let doing = |error: etcd_client::Error| format!("put and delete: {error}");
-    let mut etcd = subject::connect(place).await?;
-    let mut times = Samples::default();
-    for _ in 0..PAIRS {
+async fn probe(mut request: impl AsyncFnMut() -> Result<(), String>) -> Result<Probe, String> {
+    const BUSY: usize = 200;
+    const PACED: usize = 40;
+    const PACE: Duration = Duration::from_millis(5);
+    let (mut busy, mut paced) = (Samples::default(), Samples::default());
+    for number in 0..BUSY + PACED {
+        let times = if number < BUSY { &mut busy } else { &mut paced };
+        if number >= BUSY {
+            tokio::time::sleep(PACE).await;
+        }
         let begun = Instant::now();
-        etcd.put(place.key.as_str(), "", None).await.map_err(doing)?;
-        etcd.delete(place.key.as_str(), None).await.map_err(doing)?;
+        request().await?;
         times.push(begun.elapsed().as_secs_f64() * 1e3);
     }
-    Ok(times)
+    let median = |times: &Samples| times.median().unwrap_or(f64::NAN);
+    Ok(Probe { busy: median(&busy), paced: median(&paced) })
 }
 
 /// What etcd says about itself, for Prometheus.

@@ -49,6 +49,11 @@ fn contended(findings: &Findings, row: &Contended) -> Vec<Target> {
         "redis" if row.crowd.processes > 2 => vec![
             ("client commands a turn", 2.1, ratios.commands),
             ("hand-over p50 / PING p50", 5.0, ratios.probe.filter(|_| row.crowd.tasks == 1)),
+            (
+                "hand-over p50 / PING p50 every 5 ms",
+                5.0,
+                ratios.paced.filter(|_| row.crowd.tasks == 1),
+            ),
             ("most : least turns", 1.2, ratios.fairness.filter(|_| row.crowd.tasks == 1)),
         ],
         "flock" => vec![("hand-over p50 / blocked flock", 5.0, ratios.floor)],
