@@ -81,6 +81,11 @@ impl Contended {
         })
     }
 
+    /// Whether somebody had no turn at all in some round.
+    pub(crate) fn starves(&self) -> bool {
+        self.rounds.iter().any(|round| round.figures.least == 0)
+    }
+
     fn probe(&self, of: impl Fn(&Probe) -> f64) -> Vec<Option<f64>> {
         self.probes.iter().map(|probe| probe.as_ref().map(&of)).collect()
     }

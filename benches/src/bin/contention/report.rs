@@ -102,7 +102,7 @@ fn contention(family: &Family, findings: &Findings) -> Table {
         cells.extend(probe.map(|_| ratio(ratios.commands.as_ref())));
         let (most, least) = (sum(&|figures| figures.most), sum(&|figures| figures.least));
         let overlaps = sum(&|figures| figures.overlaps);
-        let starved = row.rounds.iter().any(|round| round.figures.least == 0);
+        let starved = row.starves();
         cells.extend([
             samples(&row.each(|round| Some(round.figures.per_second))).show(),
             format!("{most}:{least}"),
@@ -233,7 +233,8 @@ fn plot(dir: &Path, findings: &Findings) -> Result<(), String> {
             .collect();
         let fairness: Vec<_> = rows()
             .map(|row| {
-                let fairness = samples(&row.fairness());
+                let fairness = if row.starves() { &[][..] } else { &row.fairness() };
+                let fairness = samples(fairness);
                 of(row, fairness.median(), fairness.quantile(1.0))
             })
             .collect();
@@ -251,7 +252,12 @@ fn plot(dir: &Path, findings: &Findings) -> Result<(), String> {
         let name = family.name;
         for (plot, title, unit, rows) in [
             ("handover", "hand-over, p50 to p99", "ms", handover),
-            ("fairness", "most : least turns, median round to worst", "ratio", fairness),
+            (
+                "fairness",
+                "most : least turns, median round to worst, without those that starve somebody",
+                "ratio",
+                fairness,
+            ),
             ("failover", "kill -9 to taken, p50 to max", "ms", failover),
         ] {
             let path = dir.join(format!("contention-{name}-{plot}.svg"));

@@ -137,19 +137,20 @@ pub(crate) struct Probe {
     pub(crate) paced: f64,
 }
 
+/// Both kinds in turns, so that a moment's disturbance does not fall on one of them.
 async fn probe(mut request: impl AsyncFnMut() -> Result<(), String>) -> Result<Probe, String> {
-    const BUSY: usize = 200;
     const PACED: usize = 40;
+    const BUSY: usize = 15;
     const PACE: Duration = Duration::from_millis(5);
     let (mut busy, mut paced) = (Samples::default(), Samples::default());
-    for number in 0..BUSY + PACED {
-        let times = if number < BUSY { &mut busy } else { &mut paced };
-        if number >= BUSY {
-            tokio::time::sleep(PACE).await;
+    for _ in 0..PACED {
+        tokio::time::sleep(PACE).await;
+        for number in 0..=BUSY {
+            let begun = Instant::now();
+            request().await?;
+            let times = if number == 0 { &mut paced } else { &mut busy };
+            times.push(begun.elapsed().as_secs_f64() * 1e3);
         }
-        let begun = Instant::now();
-        request().await?;
-        times.push(begun.elapsed().as_secs_f64() * 1e3);
     }
     let median = |times: &Samples| times.median().unwrap_or(f64::NAN);
     Ok(Probe { busy: median(&busy), paced: median(&paced) })
