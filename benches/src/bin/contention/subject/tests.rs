@@ -5,12 +5,13 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use solocron_testkit::fleet::Member;
+use solocron_testkit::history::monotonic_ns;
 use solocron_testkit::server::RedisServer;
 
 use super::{Place, contenders, token};
 use crate::commands::{self, Counts};
 use crate::contender::Role;
-use crate::families::{By, FAMILIES, Part, Subject};
+use crate::families::{By, FAMILIES, Part, Server, Subject};
 use crate::{rivals, stop};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -116,13 +117,44 @@ fn settled(redis: &RedisServer) -> Counts {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let clients = redis.command(&["INFO", "clients"]).to_string();
-        // MONITOR's is not counted, ours is.
-        if clients.contains("connected_clients:2\r\n")
-            || clients.contains("connected_clients:1\r\n")
-        {
+        // MONITOR's and the one that asks.
+        if clients.contains("connected_clients:2\r\n") {
             return counts(redis);
         }
         assert!(Instant::now() < deadline, "connections stay: {clients}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn rivals_read_the_clock_that_we_read() {
+    let redis = RedisServer::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let rivals =
+        FAMILIES.iter().flat_map(|family| family.subjects.iter().map(move |of| (family, of)));
+    for (family, subject) in rivals.filter(|(_, subject)| subject.by != By::Rust) {
+        if rivals::version(subject).is_err() {
+            eprintln!("not there: {}", subject.name);
+            continue;
+        }
+        let address = match family.server {
+            Server::Redis => redis.url(),
+            _ => dir.path().to_str().expect("text").to_owned(),
+        };
+        let place = Place { address, key: subject.name.into(), ttl: Duration::from_secs(30) };
+        let (hold, away) = (Duration::ZERO, Duration::ZERO);
+        let role = Role { subject: subject.name.into(), place, process: 0, tasks: 1, hold, away };
+        let command = role.command(subject.by).expect("a program");
+        let mut member = Member::start(subject.name, command).expect("it starts");
+        stop::expect(&mut member, "ready", PATIENCE).expect("it is ready");
+        let before = monotonic_ns();
+        member.send("hold").expect("it listens");
+        let taken = stop::expect(&mut member, "taken", PATIENCE).expect("it is free");
+        let taken: u64 = taken.parse().expect("nanoseconds");
+        assert!(
+            (before..monotonic_ns()).contains(&taken),
+            "{}: {taken} after {before}",
+            subject.name
+        );
     }
 }
