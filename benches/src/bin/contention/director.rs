@@ -155,37 +155,43 @@ fn failover(
     findings: &mut Findings,
 ) -> Result<(), String> {
     let subjects = subjects.iter().copied().filter(|subject| subject.is_in(Part::Failover));
-    let (many, few) = options.kills();
-    eprintln!("{}: kill -9 of holders", family.name);
-    let each: Vec<(&Subject, Result<TakeOvers, String>)> = if family.ttl.is_zero() {
-        subjects.map(|subject| (subject, take_overs(stage, family, subject, many))).collect()
-    } else {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = subjects
-                .map(|subject| (subject, scope.spawn(|| take_overs(stage, family, subject, few))))
-                .collect();
-            let join = |(subject, thread): (_, std::thread::ScopedJoinHandle<'_, _>)| {
-                (subject, thread.join().unwrap_or_else(|_| Err("its thread panicked".into())))
-            };
-            threads.into_iter().map(join).collect()
-        })
-    };
-    for (subject, result) in each {
-        let result = match result {
-            Ok(result) => result,
-            Err(why) => {
-                findings.failed_to_run(subject, &format!("{}, killed", subject.name), why)?;
-                continue;
-            }
+    let mut rows: Vec<Failed> =
+        subjects.map(|subject| Failed { family, subject, rounds: Vec::new() }).collect();
+    let (kills, rounds) = options.kills(family.ttl);
+    for number in 0..rounds {
+        eprintln!("round {} of {rounds}: {}, kill -9", number + 1, family.name);
+        let kill = |subject: &'static Subject| take_overs(stage, family, subject, kills);
+        let each: Vec<Result<TakeOvers, String>> = if family.ttl.is_zero() {
+            rows.iter().map(|row| kill(row.subject)).collect()
+        } else {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    rows.iter().map(|row| scope.spawn(|| kill(row.subject))).collect();
+                let panicked = |_| Err("its thread panicked".into());
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+            })
         };
-        if subject.kind == Kind::Ours && result.early > 0 {
-            let early = result.early;
-            return Err(format!(
-                "{} was taken {early} times before its holder was killed",
-                subject.name
-            ));
+        let mut left = Vec::new();
+        for (mut row, result) in rows.into_iter().zip(each) {
+            match result {
+                Ok(result) if row.subject.kind == Kind::Ours && result.early > 0 => {
+                    let (name, early) = (row.subject.name, result.early);
+                    return Err(format!(
+                        "{name} was taken {early} times before its holder was killed"
+                    ));
+                }
+                Ok(result) => {
+                    row.rounds.push(result);
+                    left.push(row);
+                }
+                Err(why) => {
+                    let what = format!("{}, killed", row.subject.name);
+                    findings.failed_to_run(row.subject, &what, why)?;
+                }
+            }
         }
-        findings.failed.push(Failed { family, subject, result });
+        rows = left;
     }
+    findings.failed.extend(rows);
     stop::check()
 }

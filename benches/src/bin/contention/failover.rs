@@ -13,7 +13,7 @@ use super::stage::Stage;
 use super::stop;
 use super::subject::Place;
 
-/// The take-overs of one subject.
+/// The take-overs of one subject in one round.
 #[derive(Debug, Default)]
 pub(crate) struct TakeOvers {
     /// From the kill to the return of the next one's `take`, in ms.

@@ -59,7 +59,28 @@ pub(crate) struct Contended {
 pub(crate) struct Failed {
     pub(crate) family: &'static Family,
     pub(crate) subject: &'static Subject,
-    pub(crate) result: TakeOvers,
+    pub(crate) rounds: Vec<TakeOvers>,
+}
+
+impl Failed {
+    /// From the kill to the return of the next one's `take`, of all rounds, in ms.
+    pub(crate) fn took(&self) -> Samples {
+        self.rounds.iter().flat_map(|round| round.took.figures()).copied().collect()
+    }
+
+    /// How much of that was beyond what was left of the lease.
+    pub(crate) fn beyond(&self) -> Samples {
+        self.rounds.iter().flat_map(|round| round.beyond.figures()).copied().collect()
+    }
+
+    /// How often the next one had it before the kill.
+    pub(crate) fn early(&self) -> u32 {
+        self.rounds.iter().map(|round| round.early).sum()
+    }
+
+    fn medians(&self) -> Vec<Option<f64>> {
+        self.rounds.iter().map(|round| round.took.median()).collect()
+    }
 }
 
 impl Contended {
@@ -186,15 +207,13 @@ impl Findings {
         relays(many).filter_map(growth).collect()
     }
 
-    /// The median take-over to the floor's, and its middle half.
+    /// The median take-over of each round to the floor's.
     pub(crate) fn failover_ratio(&self, row: &Failed) -> Option<Ratio> {
         let same = |other: &&Failed| other.family.name == row.family.name;
         let is_floor = |other: &&Failed| other.subject.kind == Kind::Floor;
         let floor = self.failed.iter().filter(same).find(is_floor)?;
-        let base = floor.result.took.median()?;
-        let quarters = [0.25, 0.5, 0.75].map(|share| row.result.took.quantile(share));
         let what = format!("{}: kill -9 to taken / {}", row.subject.name, floor.subject.name);
-        Ratio::of(what, &quarters, &[Some(base); 3])
+        Ratio::of(what, &row.medians(), &floor.medians())
     }
 
     /// All of them, for a comparison with another run.

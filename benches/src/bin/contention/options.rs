@@ -38,9 +38,15 @@ impl Options {
         Duration::from_millis(if self.quick { 300 } else { 1000 })
     }
 
-    /// Kills in all, where a take-over takes no ttl, and where it does.
-    pub(crate) fn kills(&self) -> (u32, u32) {
-        if self.quick { (3, 1) } else { (30, 9) }
+    /// How often every holder is killed in one round, and in how many rounds: where a take-over takes no ttl, and where it does.
+    pub(crate) fn kills(&self, ttl: Duration) -> (u32, usize) {
+        match (ttl.is_zero(), self.quick) {
+            (true, false) => (6, self.rounds),
+            (true, true) => (3, self.rounds),
+            // One at each third of the time between two renewals.
+            (false, false) => (3, self.rounds.min(3)),
+            (false, true) => (1, 1),
+        }
     }
 }
 

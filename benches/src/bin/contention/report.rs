@@ -117,14 +117,12 @@ fn contention(family: &Family, findings: &Findings) -> Table {
 
 fn failover(family: &Family, findings: &Findings) -> Table {
     let ttl = !family.ttl.is_zero();
-    let mut headings =
-        vec!["kill -9 of", "kills", "to taken p50 ms", "max ms", "x floor [middle half]"];
+    let mut headings = vec!["kill -9 of", "kills", "to taken p50 ms", "max ms", "x floor"];
     headings.extend(ttl.then_some("beyond what was left of its ttl, ms"));
     headings.push("taken before the kill");
     let mut table = Table::new(&headings);
     for row in findings.failed.iter().filter(|row| row.family.name == family.name) {
-        let took = &row.result.took;
-        let early = row.result.early;
+        let (took, early) = (row.took(), row.early());
         let mut cells = vec![
             row.subject.name.to_owned(),
             (took.len() + early as usize).to_string(),
@@ -132,7 +130,7 @@ fn failover(family: &Family, findings: &Findings) -> Table {
             took.quantile(1.0).map_or("–".into(), digits),
             ratio(findings.failover_ratio(row).as_ref()),
         ];
-        cells.extend(ttl.then(|| row.result.beyond.show()));
+        cells.extend(ttl.then(|| row.beyond().show()));
         cells.push(if early == 0 { "no".into() } else { format!("**{early}**") });
         table.row(cells);
     }
@@ -185,8 +183,10 @@ fn contended(row: &Contended) -> Value {
 fn failed(row: &Failed) -> Value {
     json!({
         "family": row.family.name, "subject": row.subject.name, "ttl_ms": row.family.ttl.as_millis() as u64,
-        "took_ms": row.result.took.figures(), "middle_half_ms": middle_half(&row.result.took),
-        "beyond_ttl_ms": row.result.beyond.figures(), "taken_before_the_kill": row.result.early,
+        "middle_half_ms": middle_half(&row.took()),
+        "rounds": row.rounds.iter().map(|round| json!({
+            "took_ms": round.took.figures(), "beyond_ttl_ms": round.beyond.figures(), "taken_before_the_kill": round.early,
+        })).collect::<Vec<_>>(),
     })
 }
 
@@ -244,8 +244,8 @@ fn plot(dir: &Path, findings: &Findings) -> Result<(), String> {
             .filter(|row| row.family.name == family.name)
             .map(|row| Range {
                 label: row.subject.name.to_owned(),
-                from: row.result.took.median().unwrap_or(f64::NAN),
-                to: row.result.took.quantile(1.0).unwrap_or(f64::NAN),
+                from: row.took().median().unwrap_or(f64::NAN),
+                to: row.took().quantile(1.0).unwrap_or(f64::NAN),
                 ours: row.subject.kind == Kind::Ours,
             })
             .collect();

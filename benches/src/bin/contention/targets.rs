@@ -72,7 +72,7 @@ fn contended(findings: &Findings, row: &Contended) -> Vec<Target> {
 fn failover(findings: &Findings, row: &Failed) -> Target {
     let name = row.subject.name;
     let ttl = row.family.ttl.as_secs_f64() * 1e3;
-    let took = || row.result.took.clone();
+    let took = || row.took();
     match row.family.name {
         "redis" => {
             // The server tells what is left in whole milliseconds, before the kill.
@@ -80,7 +80,7 @@ fn failover(findings: &Findings, row: &Failed) -> Target {
             let handovers = handover.flat_map(|row| row.handover(0.99)).flatten();
             let bound = 1.0 + handovers.fold(0.0, f64::max);
             let what = format!("{name}: kill -9 to taken, beyond what was left of the ttl, ms");
-            Target { what, bound, measured: row.result.beyond.clone() }
+            Target { what, bound, measured: row.beyond() }
         }
         "etcd" => {
             let what = format!("{name}: kill -9 to taken, ms");
