@@ -70,8 +70,11 @@ pub(crate) fn round(
     drop(members);
     let contenders = (crowd.processes * crowd.tasks) as usize;
     let figures = figures(history, contenders, (begun, ended));
+    if figures.turns == 0 {
+        return Err(format!("nobody had a turn within {measured:?}"));
+    }
     let commands = before.zip(after).map(|(before, after)| {
-        commands::sent(&before, &after, subject.inside) as f64 / figures.turns.max(1) as f64
+        commands::sent(&before, &after, subject.inside) as f64 / figures.turns as f64
     });
     Ok(Round { figures, commands })
 }
