@@ -52,15 +52,16 @@ fn main() -> ExitCode {
             println!("{USAGE}");
             Ok(true)
         }
-        Ok(Asked::Check(first, second)) => {
-            agree::check(&first, &second).map(|(differ, common, table)| {
-                println!("{differ} of {common} ratios differ by more than both spreads");
-                if differ > 0 {
-                    println!("\n{table}");
-                }
-                differ == 0
-            })
-        }
+        Ok(Asked::Check(first, second)) => agree::check(&first, &second).map(|compared| {
+            let agree::Comparison { common, differ, by_chance, table } = &compared;
+            let by_chance = solocron_benches::round(*by_chance);
+            println!("{differ} of {common} ratios differ by more than both spreads; by chance alone {by_chance} would");
+            if *differ > 0 {
+                println!("\n{table}");
+            }
+            println!("the runs {}", if compared.agrees() { "agree" } else { "do not agree" });
+            compared.agrees()
+        }),
         Ok(Asked::Run(options)) => measure(&options, &words).map(|()| true),
     };
     match done {
