@@ -58,7 +58,8 @@ bench-costs *ARGS:
     cargo run --release -p solocron-benches --bin costs -- {{ ARGS }}
 
 # how a contended key changes hands: real processes, floors and rivals in turns
-bench-contention *ARGS:
+bench-contention *ARGS: setup
+    scripts/rivals
     cargo run --release -p solocron-benches --bin contention -- {{ ARGS }}
 
 # one to a million jobs: how late, how heavy, how fast

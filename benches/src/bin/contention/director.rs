@@ -1,194 +1,198 @@
-//! Starts servers and contenders, measures in turns, prints the tables.
+//! Measures every family in turns: each round runs each subject once, so that what disturbs the machine disturbs all of them.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::process::Command;
 
-use solocron_benches::{Samples, Table, machine, round};
-use solocron_testkit::fleet::{Fleet, this_program};
-use solocron_testkit::history::monotonic_ns;
+use super::failover::{TakeOvers, take_overs};
+use super::families::{Crowd, FAMILIES, Family, Kind, Part, Subject};
+use super::findings::{Contended, Failed, Findings};
+use super::options::Options;
+use super::round::round;
+use super::stage::Stage;
+use super::{rivals, stop};
 
-use super::contender::{Pace, role};
-use super::history::{Figures, Turn, figures};
-
-/// A family of subjects that are compared with each other: the floor first.
-struct Family {
-    name: &'static str,
-    subjects: &'static [&'static str],
-    /// Tasks of one process, where the floors can wait in it.
-    crowds: &'static [Crowd],
-}
-
-#[derive(Clone, Copy)]
-struct Crowd {
-    processes: u32,
-    tasks: u32,
-    hold: Duration,
-    away: Duration,
-}
-
-const fn crowd(processes: u32, tasks: u32, hold_ms: u64, away_ms: u64) -> Crowd {
-    Crowd {
-        processes,
-        tasks,
-        hold: Duration::from_millis(hold_ms),
-        away: Duration::from_millis(away_ms),
+/// Everything that was asked for.
+///
+/// # Errors
+///
+/// A server or a contender that fails; two holders of a lock of ours; a signal.
+pub(crate) fn direct(options: &Options) -> Result<Findings, String> {
+    let mut findings = Findings::default();
+    let wanted = |family: &&Family| {
+        options.only.is_empty() || options.only.iter().any(|only| only == family.name)
+    };
+    for family in FAMILIES.iter().filter(wanted) {
+        let missing = family.server.program().filter(|(program, _)| !on_path(program));
+        if let Some((program, advice)) = missing {
+            findings.note(format!("not measured: {}: no {program}: {advice}", family.name));
+            continue;
+        }
+        if let Some((program, _)) = family.server.program() {
+            let output = Command::new(program).arg("--version").output();
+            let output = output.map_err(|error| format!("{program} --version: {error}"))?;
+            let version = String::from_utf8_lossy(&output.stdout);
+            findings.note(format!(
+                "{}: {}",
+                family.name,
+                version.lines().next().unwrap_or_default()
+            ));
+        }
+        let subjects = present(family, &mut findings);
+        contention(family, &subjects, options, &mut findings)?;
+        failover(family, &subjects, options, &mut findings)?;
     }
+    findings.note(
+        "most : least is counted in whole turns: of k turns each, one more is (k + 1) / k; ∞: somebody had none in some round. No wait can \
+         be seen to be longer than a round. etcd's data lies in memory where there is room, so no write waits for a disk. Pollers' \
+         hand-overs count only where the lock changed its owner: see turns/s as well"
+            .to_owned(),
+    );
+    findings.note(
+        "not measured: APScheduler: it has no lock that could be handed over (one scheduler runs per job store; its load is measured by \
+         the load runner)"
+            .to_owned(),
+    );
+    Ok(findings)
 }
 
-const FAMILIES: &[Family] = &[Family {
-    name: "flock",
-    subjects: &["blocked-flock", "pipe-token", "solocron-flock"],
-    crowds: &[crowd(2, 1, 5, 2), crowd(8, 1, 5, 10), crowd(8, 8, 1, 10)],
-}];
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir: PathBuf| dir.join(program)).any(|file| file.is_file())
+}
 
-const MEASURED: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Everything, `rounds` times in turns.
-pub(crate) fn direct(rounds: usize) -> Result<(), String> {
-    println!("{}; {rounds} rounds, in turns; medians [middle half]\n", machine());
-    for family in FAMILIES {
-        let place = tempfile::tempdir().map_err(|error| format!("make a directory: {error}"))?;
-        let pipe = place.path().join("pipe");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)
-            .map_err(|error| format!("make a pipe: {error}"))?;
-        let address = place.path().to_string_lossy().into_owned();
-        let mut token = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&pipe)
-            .map_err(|error| format!("open the pipe: {error}"))?;
-        std::io::Write::write_all(&mut token, &[1])
-            .map_err(|error| format!("fill the pipe: {error}"))?;
-        contention(family, &address, rounds)?;
-        failover(family, &address, rounds * 6)?;
+/// The subjects that can run here; the others are named.
+fn present(family: &Family, findings: &mut Findings) -> Vec<&'static Subject> {
+    let mut present = Vec::new();
+    for subject in family.subjects {
+        if subject.kind != Kind::Rival {
+            present.push(subject);
+            continue;
+        }
+        match rivals::version(subject) {
+            Ok(version) => {
+                findings.note(format!("{}: {version} ({:?})", family.name, subject.by));
+                present.push(subject);
+            }
+            Err(why) => findings.note(format!("not measured: {}: {why}", subject.name)),
+        }
     }
-    Ok(())
+    present
 }
 
-fn contention(family: &Family, address: &str, rounds: usize) -> Result<(), String> {
-    let headings = [
-        family.name,
-        "waiters",
-        "hand-over p50 ms",
-        "x floor",
-        "p99 ms",
-        "max ms",
-        "turns/s",
-        "max:min",
-        "worst wait ms",
-    ];
-    let mut table = Table::new(&headings);
+/// Every crowd of every round has a server of its own: contenders end by being killed, and what that does to a server shall not be
+/// measured with the next crowd. (The Lock service of an etcd 3.4 was once seen to grant nothing any more after that.)
+fn contention(
+    family: &'static Family,
+    subjects: &[&'static Subject],
+    options: &Options,
+    findings: &mut Findings,
+) -> Result<(), String> {
+    let subjects: Vec<_> =
+        subjects.iter().copied().filter(|subject| subject.is_in(Part::Handover)).collect();
+    let mut rows: Vec<Contended> = Vec::new();
     for &crowd in family.crowds {
-        let mut measured: Vec<(&str, Vec<Figures>)> =
-            family.subjects.iter().map(|subject| (*subject, Vec::new())).collect();
-        for _ in 0..rounds {
-            for (subject, figures) in &mut measured {
-                figures.push(one_round(subject, address, crowd)?);
-            }
-        }
-        let median = |figures: &[Figures], of: &dyn Fn(&Figures) -> f64| -> Samples {
-            figures.iter().map(of).collect()
+        let row = |subject: &&'static Subject| Contended {
+            family,
+            subject,
+            crowd,
+            rounds: Vec::new(),
+            probes: Vec::new(),
         };
-        let quantile = |share: f64| {
-            move |figures: &Figures| figures.handover.quantile(share).unwrap_or(f64::NAN)
-        };
-        let floor = median(&measured[0].1, &quantile(0.5)).median();
-        for (subject, figures) in &measured {
-            let p50 = median(figures, &quantile(0.5));
-            let ratio =
-                p50.median().zip(floor).map_or("–".into(), |(p50, floor)| round(p50 / floor));
-            let most: usize = figures.iter().map(|figures| figures.most).sum();
-            let least: usize = figures.iter().map(|figures| figures.least).sum();
-            table.row([
-                (*subject).into(),
-                format!("{} × {}", crowd.processes, crowd.tasks),
-                p50.show(),
-                ratio,
-                median(figures, &quantile(0.99)).show(),
-                median(figures, &quantile(1.0)).show(),
-                median(figures, &|figures| figures.per_second).show(),
-                format!("{most}:{least}"),
-                median(figures, &|figures| figures.worst_wait).show(),
-            ]);
-        }
+        rows.extend(subjects.iter().map(row));
     }
-    println!("{table}");
-    Ok(())
-}
-
-fn one_round(subject: &str, address: &str, crowd: Crowd) -> Result<Figures, String> {
-    let doing = |error: std::io::Error| format!("{subject}: {error}");
-    let mut fleet = Fleet::new();
-    let pace = Pace { tasks: crowd.tasks, hold: crowd.hold, away: crowd.away };
-    for process in 0..crowd.processes {
-        let command = this_program(&role(subject, address, process, pace)).map_err(doing)?;
-        fleet.start(process.to_string(), command).map_err(doing)?;
-    }
-    for member in fleet.members() {
-        member.expect("ready", PATIENCE).map_err(doing)?;
-    }
-    let begun = monotonic_ns();
-    for member in fleet.members() {
-        member.send("go").map_err(doing)?;
-    }
-    std::thread::sleep(MEASURED);
-    let ended = monotonic_ns();
-    for member in fleet.members() {
-        member.send("stop").map_err(doing)?;
-    }
-    let mut turns = Vec::new();
-    for process in 0..crowd.processes {
-        loop {
-            let line = fleet[&*process.to_string()].recv(PATIENCE).map_err(doing)?;
-            let words: Vec<_> = line.split(' ').collect();
-            let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
-            match (words[0], number(1), number(2), number(3), number(4)) {
-                ("turn", Some(asked), Some(taken), Some(giving), Some(task)) => {
-                    let who = (process, u32::try_from(task).unwrap_or(u32::MAX));
-                    turns.push(Turn { taken, giving, asked, who });
+    let mut probes = Vec::new();
+    let mut broken = Vec::new();
+    for number in 0..options.rounds {
+        for of_crowd in rows.chunk_by_mut(|one, other| one.crowd.name() == other.crowd.name()) {
+            let stage = Stage::set(family)?;
+            let probe = stage.probe()?;
+            probes.extend(probe);
+            for row in of_crowd {
+                let (subject, crowd) = (row.subject, row.crowd);
+                if broken.contains(&row.name()) {
+                    continue;
                 }
-                ("done", ..) => break,
-                _ => return Err(format!("{subject}: said {line:?}")),
+                progress(options, number, family, subject, crowd);
+                let round = match round(&stage, subject, crowd, options.measured()) {
+                    Ok(round) => round,
+                    Err(why) => {
+                        let name = row.name();
+                        findings.failed_to_run(subject, &name, why)?;
+                        broken.push(name);
+                        continue;
+                    }
+                };
+                if let (Kind::Ours, Some(overlap)) = (subject.kind, &round.figures.overlap) {
+                    return Err(format!("{}: {overlap}", row.name()));
+                }
+                row.rounds.push(round);
+                row.probes.push(probe);
             }
         }
     }
-    // While they come to an end, those that are through leave the rest more turns.
-    turns.retain(|turn| turn.taken < ended);
-    let contenders = (crowd.processes * crowd.tasks) as usize;
-    figures(turns, contenders, (ended - begun) as f64 / 1e9)
-        .map_err(|why| format!("{subject}: {why}"))
+    rows.retain(|row| !broken.contains(&row.name()));
+    findings.contended.extend(rows);
+    findings.probed.push((family, probes));
+    Ok(())
 }
 
-/// From the kill of the holder to the return of another one's `take`.
-fn failover(family: &Family, address: &str, kills: usize) -> Result<(), String> {
-    let mut table = Table::new(&[family.name, "kills", "kill -9 to taken, p50 ms", "max ms"]);
-    for subject in family.subjects.iter().filter(|subject| **subject != "pipe-token") {
-        let doing = |error: std::io::Error| format!("{subject}: {error}");
-        let pace = Pace { tasks: 1, hold: Duration::ZERO, away: Duration::ZERO };
-        let mut took = Samples::default();
-        let mut fleet = Fleet::new();
-        let enter = |fleet: &mut Fleet, process: usize| {
-            let number = u32::try_from(process).unwrap_or(u32::MAX);
-            let command = this_program(&role(subject, address, number, pace)).map_err(doing)?;
-            let member = fleet.start(process.to_string(), command).map_err(doing)?;
-            member.expect("ready", PATIENCE).map_err(doing)?;
-            member.send("hold").map_err(doing)
+fn progress(options: &Options, number: usize, family: &Family, subject: &Subject, crowd: Crowd) {
+    let rounds = options.rounds;
+    eprintln!(
+        "round {} of {rounds}: {}, {}, {}",
+        number + 1,
+        family.name,
+        subject.name,
+        crowd.name()
+    );
+}
+
+/// Where the kernel frees a lock, subjects take turns; where a ttl must run out, they all wait for theirs at the same time.
+fn failover(
+    family: &'static Family,
+    subjects: &[&'static Subject],
+    options: &Options,
+    findings: &mut Findings,
+) -> Result<(), String> {
+    let subjects = subjects.iter().copied().filter(|subject| subject.is_in(Part::Failover));
+    let mut rows: Vec<Failed> =
+        subjects.map(|subject| Failed { family, subject, rounds: Vec::new() }).collect();
+    let (kills, rounds) = options.kills(family.ttl);
+    for number in 0..rounds {
+        eprintln!("round {} of {rounds}: {}, kill -9", number + 1, family.name);
+        let stage = Stage::set(family)?;
+        let kill = |subject: &'static Subject| take_overs(&stage, family, subject, kills);
+        let each: Vec<Result<TakeOvers, String>> = if family.ttl.is_zero() {
+            rows.iter().map(|row| kill(row.subject)).collect()
+        } else {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    rows.iter().map(|row| scope.spawn(|| kill(row.subject))).collect();
+                let panicked = |_| Err("its thread panicked".into());
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+            })
         };
-        enter(&mut fleet, 0)?;
-        fleet["0"].expect("taken", PATIENCE).map_err(doing)?;
-        for kill in 0..kills {
-            enter(&mut fleet, kill + 1)?;
-            // There is no event for "it waits": a moment to get there. One that comes too late is not faster than it is.
-            std::thread::sleep(Duration::from_millis(50));
-            let killed = monotonic_ns();
-            fleet[&*kill.to_string()].kill().map_err(doing)?;
-            let line = fleet[&*(kill + 1).to_string()].expect("taken", PATIENCE).map_err(doing)?;
-            let taken: u64 = line.rsplit(' ').next().and_then(|at| at.parse().ok()).unwrap_or(0);
-            took.push(taken.saturating_sub(killed) as f64 / 1e6);
+        let mut left = Vec::new();
+        for (mut row, result) in rows.into_iter().zip(each) {
+            match result {
+                Ok(result) if row.subject.kind == Kind::Ours && result.early > 0 => {
+                    let (name, early) = (row.subject.name, result.early);
+                    return Err(format!(
+                        "{name} was taken {early} times before its holder was killed"
+                    ));
+                }
+                Ok(result) => {
+                    row.rounds.push(result);
+                    left.push(row);
+                }
+                Err(why) => {
+                    let what = format!("{}, killed", row.subject.name);
+                    findings.failed_to_run(row.subject, &what, why)?;
+                }
+            }
         }
-        let max = took.quantile(1.0).map_or("–".into(), round);
-        table.row([(*subject).into(), kills.to_string(), took.show(), max]);
+        rows = left;
     }
-    println!("{table}");
-    Ok(())
+    findings.failed.extend(rows);
+    stop::check()
 }
