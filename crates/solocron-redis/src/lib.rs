@@ -30,6 +30,7 @@ mod lease;
 mod link;
 mod memory;
 mod names;
+mod record;
 mod reply;
 mod route;
 mod script;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value};
+use solocron::jiff::Timestamp;
 use solocron::lock::{Keeper, Nonce};
 use solocron::{BackendError, Effect, Kind};
 use tokio::sync::{Notify, watch};
@@ -21,18 +22,17 @@ use tokio::sync::{Notify, watch};
 use crate::config::Settings;
 use crate::error::{self, Sent};
 use crate::memory::Memory;
+use crate::record::Bytes;
 use crate::reply;
 use crate::script::Script;
 use crate::session::Session;
 use crate::waiters::{self, Waiters};
-use crate::wire::Call;
+use crate::wire::{self, Call};
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Link {
     settings: Settings,
-    /// This node's channel, without what all channels begin with.
-    node: String,
     memory: Memory,
     waiters: Waiters,
     state: Mutex<State>,
@@ -44,13 +44,27 @@ pub(crate) struct Link {
 
 #[derive(Debug)]
 struct State {
-    /// The process that the connection belongs to: a forked child makes its own.
+    /// The process that all this belongs to: a forked child has a name and a connection of its own.
     pid: u32,
+    node: String,
     phase: Phase,
     sessions: u64,
     /// The last connection that was lost, perhaps before it was up.
     lost: u64,
     supervised: bool,
+}
+
+impl State {
+    fn new(sessions: u64) -> Self {
+        Self {
+            pid: std::process::id(),
+            node: format!("{:032x}", Nonce::random().as_u128()),
+            phase: Phase::Connecting,
+            sessions,
+            lost: 0,
+            supervised: false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -75,16 +89,9 @@ impl Link {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             settings,
-            node: format!("{:032x}", Nonce::random().as_u128()),
             memory: Memory::default(),
             waiters: Waiters::default(),
-            state: Mutex::new(State {
-                pid: std::process::id(),
-                phase: Phase::Connecting,
-                sessions: 0,
-                lost: 0,
-                supervised: false,
-            }),
+            state: Mutex::new(State::new(0)),
             attempts: watch::Sender::new(None),
             bell: Arc::default(),
             doubting: AtomicBool::new(false),
@@ -103,14 +110,15 @@ impl Link {
         &self.waiters
     }
 
-    pub(crate) fn node(&self) -> &str {
-        &self.node
+    /// The name of this node's channel, without what all channels begin with.
+    pub(crate) fn node(&self) -> String {
+        self.state().node.clone()
     }
 
     /// What this node hears: what is for it alone, and (as a sign of life) what is for all.
     pub(crate) fn channels(&self) -> [String; 2] {
         [
-            format!("{}{}", self.settings.names.channels(), self.node),
+            format!("{}{}", self.settings.names.channels(), self.node()),
             self.settings.names.everybody(),
         ]
     }
@@ -118,15 +126,8 @@ impl Link {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is one assignment.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let pid = std::process::id();
-        if state.pid != pid {
-            let child = State {
-                pid,
-                phase: Phase::Connecting,
-                sessions: state.sessions,
-                lost: state.lost,
-                supervised: false,
-            };
+        if state.pid != std::process::id() {
+            let child = State::new(state.sessions);
             // The parent's connection is not ours to close, and its runtime is not in here.
             std::mem::forget(std::mem::replace(&mut *state, child));
         }
@@ -135,6 +136,14 @@ impl Link {
 
     /// The connection, made now if there is none. One attempt for all who ask at the same time.
     pub(crate) async fn session(self: &Arc<Self>) -> Result<Session, BackendError> {
+        self.session_within(self.settings.request_timeout).await
+    }
+
+    /// The same, with more patience for an attempt to connect.
+    pub(crate) async fn session_within(
+        self: &Arc<Self>,
+        limit: Duration,
+    ) -> Result<Session, BackendError> {
         let mut attempts = self.attempts.subscribe();
         let supervise = {
             let mut state = self.state();
@@ -151,7 +160,6 @@ impl Link {
         if supervise {
             self.supervise()?;
         }
-        let limit = self.settings.request_timeout;
         let ended = tokio::time::timeout(limit, attempts.changed()).await;
         if let Phase::Up(session) = &self.state().phase {
             return Ok(session.clone());
@@ -268,15 +276,17 @@ impl Link {
         }
     }
 
-    /// The store's epoch, as it was just told.
-    pub(crate) fn learn(&self, epoch: &str) {
-        if self.memory.learn(epoch) {
+    /// The beginning of an answer: the store's time, and its epoch. From now on this is the one that we know.
+    pub(crate) fn learn_from(&self, answer: &mut Bytes<'_>) -> Result<Timestamp, BackendError> {
+        let (now, epoch) = wire::opened(answer)?;
+        if self.memory.learn(epoch)? {
             tracing::warn!(
                 address = %self.settings.address,
                 namespace = self.settings.names.namespace(),
                 "redis may have lost what it knew: nothing is granted for the longest ttl, and at-most-once ticks of before are skipped"
             );
         }
+        Ok(now)
     }
 
     /// Sends a script on this connection, within the request timeout.
@@ -319,14 +329,23 @@ impl Link {
         // Waiting for replicas ends well before the request does, also where the script must be sent twice, so that there is an answer.
         let limit = self.settings.request_timeout / 4;
         let sending = async {
-            let short = command("EVALSHA", script.hash(), call);
-            match session.send_and_replicate(&short, replicas, limit).await {
-                Err(error) if error.code() == Some("NOSCRIPT") => {
+            let mut answer = None;
+            if session.knows(script) {
+                let short = command("EVALSHA", script.hash(), call);
+                answer = match session.send_and_replicate(&short, replicas, limit).await {
+                    Err(error) if error.code() == Some("NOSCRIPT") => None,
+                    other => Some(other),
+                };
+            }
+            let answer = match answer {
+                Some(answer) => answer,
+                None => {
                     let whole = command("EVAL", script.source(), call);
                     session.send_and_replicate(&whole, replicas, limit).await
                 }
-                other => other,
-            }
+            };
+            session.told(script, answer.is_ok());
+            answer
         };
         self.within(session, script.doing, sending).await
     }

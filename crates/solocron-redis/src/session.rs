@@ -10,6 +10,7 @@
 //! something is told it: no `INFO` inside a script, and still no grant from a process that was not looked at.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -19,7 +20,7 @@ use solocron::{BackendError, Kind};
 use crate::dial::{Said, Subscriber};
 use crate::error::{self, Sent};
 use crate::link::{Link, command};
-use crate::reply;
+use crate::record::Bytes;
 use crate::route::{self, Route};
 use crate::script::{self, Script};
 use crate::wire::{self, Call};
@@ -35,6 +36,8 @@ pub(crate) struct Session {
     /// The server process at the other end; empty where it does not tell, or need not be compared.
     pub(crate) run: Arc<str>,
     main: MultiplexedConnection,
+    /// The scripts that its server knows.
+    scripts: Arc<AtomicU16>,
     /// Where grants wait for their replicas, and nothing else does.
     grants: Option<MultiplexedConnection>,
     /// Kept for as long as the session is.
@@ -148,15 +151,15 @@ impl Session {
             grants = Some(second);
         }
         let run = if settings.trusted { "".into() } else { run.into() };
-        let mut session = Self { number, run, main, grants, _subscriber: None };
+        let scripts = Arc::default();
+        let mut session = Self { number, run, main, scripts, grants, _subscriber: None };
         // Before subscribing: whoever else listens to this namespace has been here before.
-        let call = wire::open(&settings.names, &session.run, link.memory().known());
+        let call = wire::open(&settings.names, &session.run, &link.memory().known(&session.run));
         let answer = session.tell(&script::OPEN, &call).await.map_err(|error| Stop {
             moved: error.redirect_node().and_then(|(to, _)| route::moved(address, to)),
             error: failed(script::OPEN.doing)(error),
         })?;
-        let words = reply::array(answer, "epoch").map_err(BackendError::from)?;
-        link.learn(wire::opened(&words).map_err(BackendError::from)?);
+        link.learn_from(&mut Bytes::of(&answer, "epoch").map_err(BackendError::from)?)?;
         let channels = link.channels();
         if protocol == ProtocolVersion::RESP3 {
             for channel in &channels {
@@ -175,6 +178,20 @@ impl Session {
     /// Sends a script whole: nobody knows yet whether the server has it.
     async fn tell(&self, script: &Script, call: &Call) -> RedisResult<Value> {
         self.send(&command("EVAL", script.source(), call)).await
+    }
+
+    /// Whether the server has been seen to know this script.
+    pub(crate) fn knows(&self, script: &Script) -> bool {
+        self.scripts.load(Ordering::Relaxed) & script.bit != 0
+    }
+
+    /// The server knows it now, or does not any more.
+    pub(crate) fn told(&self, script: &Script, knows: bool) {
+        if knows && !self.knows(script) {
+            self.scripts.fetch_or(script.bit, Ordering::Relaxed);
+        } else if !knows {
+            self.scripts.fetch_and(!script.bit, Ordering::Relaxed);
+        }
     }
 
     /// Sends one command. Server errors are errors.

@@ -62,7 +62,8 @@ async fn the_documented_rights_are_enough_and_none_is_for_nothing() {
         &["KEYS", "*"],
         &["GET", "other"],
         &["CONFIG", "GET", "*"],
-        &["SET", "{test}:x", "1"],
+        &["SET", "other", "1"],
+        &["DEL", "{test}:x"],
     ] {
         let mut words = vec!["ACL", "DRYRUN", "app"];
         words.extend(forbidden);
