@@ -5,6 +5,7 @@
 local memory, lost = epoch(sub(ARGV[3], 1, 8), false)
 local answers = pack('<d', now) .. (memory == ARGV[1] and '\0' or string.char(#memory) .. memory)
 
+local many = #KEYS ~= 2 and {}
 for i = 2, #KEYS do
   local key, ask, answer = KEYS[i], ARGV[i + 1], nil
   -- Left with `break` as soon as the answer is known.
@@ -133,6 +134,10 @@ for i = 2, #KEYS do
     end
     answer = wrote.err and failed(wrote.err) or 'W' .. text
   until true
-  answers = answers .. pack('<I4', #answer) .. answer
+  answer = pack('<I4', #answer) .. answer
+  if #KEYS == 2 then
+    return answers .. answer
+  end
+  many[#many + 1] = answer
 end
-return answers
+return answers .. table.concat(many)

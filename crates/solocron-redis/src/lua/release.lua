@@ -8,6 +8,7 @@ local MAX_REFUSED = 256
 local REFUSED_FOR = 60 * 1000000
 
 local answers = pack('<d', now)
+local many = #KEYS ~= 2 and {}
 for i = 1, #KEYS, 2 do
   local key, line, ask, answer = KEYS[i], KEYS[i + 1], ARGV[(i + 3) / 2], nil
   -- Left with `break` as soon as the answer is known.
@@ -163,6 +164,10 @@ for i = 1, #KEYS, 2 do
     end
     answer = ((living or again) and 'D' or 'O') .. pack('<d', mark)
   until true
-  answers = answers .. pack('<I4', #answer) .. answer
+  answer = pack('<I4', #answer) .. answer
+  if #KEYS == 2 then
+    return answers .. answer
+  end
+  many[#many + 1] = answer
 end
-return answers
+return answers .. table.concat(many)
