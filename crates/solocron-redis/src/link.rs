@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join;
 use redis::{Cmd, Value};
 use solocron::jiff::Timestamp;
 use solocron::lock::{Keeper, Nonce};
@@ -32,7 +33,7 @@ use crate::wire::{self, Call};
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Link {
-    settings: Settings,
+    settings: Arc<Settings>,
     memory: Memory,
     waiters: Waiters,
     state: Mutex<State>,
@@ -88,7 +89,7 @@ impl Link {
 
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new(Self {
-            settings,
+            settings: Arc::new(settings),
             memory: Memory::default(),
             waiters: Waiters::default(),
             state: Mutex::new(State::new(0)),
@@ -148,7 +149,7 @@ impl Link {
         let supervise = {
             let mut state = self.state();
             match &state.phase {
-                Phase::Up(session) => return Ok(session.clone()),
+                Phase::Up(session) => return Ok(session.from_here(&self.settings)),
                 Phase::Down { error, not_before } if Instant::now() < *not_before => {
                     return Err(error.clone());
                 }
@@ -162,7 +163,7 @@ impl Link {
         }
         let ended = tokio::time::timeout(limit, attempts.changed()).await;
         if let Phase::Up(session) = &self.state().phase {
-            return Ok(session.clone());
+            return Ok(session.from_here(&self.settings));
         }
         let failure = if ended.is_ok() { attempts.borrow().clone() } else { None };
         Err(failure.unwrap_or_else(|| {
@@ -363,7 +364,9 @@ impl Link {
         match answer {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
-                if error::is_elsewhere(&error) || error.is_unrecoverable_error() {
+                if error::is_elsewhere(&error)
+                    || error.is_unrecoverable_error() && !session.leave_lane()
+                {
                     self.lost(session.number);
                 }
                 Err(error::failed(&self.settings, doing, &error, Sent::Yes))
@@ -405,11 +408,19 @@ impl Link {
         let asking = async move {
             let ping = redis::cmd("PING");
             let limit = link.settings.request_timeout;
-            let answer = tokio::time::timeout(limit, session.answers(&ping)).await;
+            let own = async {
+                if tokio::time::timeout(limit, session.answers(&ping)).await.is_err() {
+                    link.lost(session.number);
+                }
+            };
+            let lane = async {
+                // Its runtime may be blocked, which is no reason to disturb the others.
+                if tokio::time::timeout(limit, session.lane_answers(&ping)).await.is_err() {
+                    session.leave_lane();
+                }
+            };
+            join(own, lane).await;
             link.doubting.store(false, Ordering::Release);
-            if answer.is_err() {
-                link.lost(session.number);
-            }
         };
         match keeper() {
             Ok(keeper) => keeper.spawn(asking),
