@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use solocron::lock::{
     Capabilities, Enrolled, Enrolment, Epoch, Fencing, Holder, LockBackend, LockKey, MarkAfter,
     Nonce, Note, Released, Renewal, Reply, Request, Scope, TtlRange, Watch,
@@ -15,13 +16,14 @@ use solocron::{BackendError, Kind, LeaseInstant};
 use crate::config::{RedisBuilder, Settings};
 use crate::lease::RedisLease;
 use crate::link::Link;
-use crate::memory;
+use crate::record::Bytes;
 use crate::reply::{self, Odd};
 use crate::script;
+use crate::session::Session;
 use crate::waiters::RedisWatch;
-use crate::wire::{self, Attempted, Call};
+use crate::wire::{self, Call, Return};
 
-/// Keys in one script call. Larger: fewer round trips. Smaller: nobody else waits for long behind one call.
+/// Keys in one script call; more go in several calls, sent together. Larger: fewer calls. Smaller: nobody else waits for long behind one.
 const BATCH: usize = 250;
 
 /// Leases renewed by one script call.
@@ -65,7 +67,9 @@ impl RedisBackend {
     }
 
     pub(crate) async fn opened(&self) -> Result<(), BackendError> {
-        self.0.session().await.map(drop)
+        // As long as one attempt may take, so that it is told why it failed.
+        let limit = self.0.settings().request_timeout * 3;
+        self.0.session_within(limit).await.map(drop)
     }
 
     /// What the locks share their names with.
@@ -82,21 +86,23 @@ impl RedisBackend {
 
     async fn acquire(
         &self,
+        session: &Session,
         requests: &[Request],
     ) -> Result<Vec<Result<Reply<RedisLease>, BackendError>>, BackendError> {
         let link = &self.0;
         let settings = link.settings();
-        let session = link.session().await?;
         let slugs: Vec<_> = requests.iter().map(|request| request.key.slug()).collect();
-        let call =
-            wire::acquire(&settings.names, &session.run, link.memory().known(), requests, &slugs);
-        let (answer, replicas) = link.grant(&session, &script::ACQUIRE, &call).await?;
-        let mut attempted = Attempted::read(answer)?;
-        link.learn(&attempted.epoch);
+        let known = link.memory().known(&session.run);
+        let call = wire::acquire(&settings.names, &session.run, &known, requests, &slugs);
+        let (answer, replicas) = link.grant(session, &script::ACQUIRE, &call).await?;
+        let mut answers = Bytes::of(&answer, "attempt")?;
+        let now = link.learn_from(&mut answers)?;
         let mut replies = Vec::with_capacity(requests.len());
         for (request, slug) in requests.iter().zip(slugs) {
-            let answer = attempted.answers.next().unwrap_or_default();
-            let reply = wire::replied(settings, request, &slug, attempted.now, answer);
+            let reply = match answers.frame() {
+                Ok(answer) => wire::replied(settings, request, &slug, now, answer),
+                Err(odd) => Err(odd.into()),
+            };
             match &reply {
                 Ok(Reply::Won(_)) => link.waiters().taken(&slug, true),
                 Ok(Reply::Busy { .. }) => link.waiters().taken(&slug, false),
@@ -130,17 +136,79 @@ impl RedisBackend {
         }
     }
 
-    async fn settle(
+    /// One attempt, together with what others ask at the same time where that is faster.
+    async fn acquire_one(&self, request: &Request) -> Result<Reply<RedisLease>, BackendError> {
+        let session = self.0.session().await?;
+        let alone = async {
+            let outcome = self.acquire(&session, std::slice::from_ref(request)).await?;
+            outcome.into_iter().next().unwrap_or_else(|| Err(Odd("attempt").into()))
+        };
+        // Grants that wait for replicas have a connection of their own.
+        let Some(lane) = session.lane.as_ref().filter(|_| self.0.settings().replicas == 0) else {
+            return alone.await;
+        };
+        let backend = self.clone();
+        let send = move |requests: Vec<Request>| {
+            let backend = backend.clone();
+            async move { backend.acquire_all(&requests).await }
+        };
+        let answer = lane.acquires.ask(|| request.clone(), alone, send).await;
+        answer.unwrap_or_else(|| Err(unanswered()))
+    }
+
+    async fn acquire_all(
         &self,
-        key: &LockKey,
-        slug: &str,
-        nonce: Nonce,
-        mark: MarkAfter,
-        revoke: bool,
-    ) -> Result<Released, BackendError> {
+        requests: &[Request],
+    ) -> Vec<Result<Reply<RedisLease>, BackendError>> {
+        let session = match self.0.session().await {
+            Ok(session) => session,
+            Err(error) => return each(requests.len(), Err(error)),
+        };
+        let batches = requests
+            .chunks(BATCH)
+            .map(async |some| each(some.len(), self.acquire(&session, some).await));
+        join_all(batches).await.into_iter().flatten().collect()
+    }
+
+    /// Gives back, together with what others give back at the same time where that is faster.
+    async fn settle(&self, returned: Return) -> Result<Released, BackendError> {
+        let session = self.0.session().await?;
+        let alone = async {
+            let outcome = self.settle_some(&session, std::slice::from_ref(&returned)).await?;
+            outcome.into_iter().next().unwrap_or_else(|| Err(Odd("release").into()))
+        };
+        let Some(lane) = &session.lane else { return alone.await };
+        let backend = self.clone();
+        let send = move |returns: Vec<Return>| {
+            let backend = backend.clone();
+            async move { backend.settle_all(&returns).await }
+        };
+        let answer = lane.releases.ask(|| returned.clone(), alone, send).await;
+        answer.unwrap_or_else(|| Err(unanswered()))
+    }
+
+    async fn settle_all(&self, returns: &[Return]) -> Vec<Result<Released, BackendError>> {
+        let session = match self.0.session().await {
+            Ok(session) => session,
+            Err(error) => return each(returns.len(), Err(error)),
+        };
+        let batches = returns
+            .chunks(BATCH)
+            .map(async |some| each(some.len(), self.settle_some(&session, some).await));
+        join_all(batches).await.concat()
+    }
+
+    async fn settle_some(
+        &self,
+        session: &Session,
+        returns: &[Return],
+    ) -> Result<Vec<Result<Released, BackendError>>, BackendError> {
         let settings = self.0.settings();
-        let call = wire::release(&settings.names, key, slug, nonce, mark, revoke);
-        wire::released(settings, key, slug, self.0.repeat(&script::RELEASE, &call).await?)
+        let call = wire::release(&settings.names, returns);
+        let answer = self.0.repeat_on(session, &script::RELEASE, &call).await?;
+        let (_, mut answers) = wire::frames(&answer)?;
+        let read = |returned| wire::released(settings, returned, answers.frame()?);
+        Ok(returns.iter().map(read).collect())
     }
 
     async fn enroll_some(
@@ -149,7 +217,7 @@ impl RedisBackend {
     ) -> Result<Vec<Result<Enrolled, BackendError>>, BackendError> {
         let settings = self.0.settings();
         let call = wire::enroll(&settings.names, jobs);
-        wire::enrolled(settings, jobs, self.0.repeat(&script::ENROLL, &call).await?)
+        wire::enrolled(settings, jobs, &self.0.repeat(&script::ENROLL, &call).await?)
     }
 
     async fn renew_some(
@@ -159,7 +227,7 @@ impl RedisBackend {
     ) -> Result<Vec<Result<Renewal, BackendError>>, BackendError> {
         let settings = self.0.settings();
         let call = wire::renew(&settings.names, leases);
-        wire::renewed(settings, leases, sent, self.0.repeat(&script::RENEW, &call).await?)
+        wire::renewed(settings, leases, sent, &self.0.repeat(&script::RENEW, &call).await?)
     }
 
     /// Looks through the whole database, a page at a time: an operator's question, not a program's.
@@ -186,13 +254,20 @@ impl RedisBackend {
                 }
             }
             if !call.keys.is_empty() {
-                holders.extend(wire::holders(prefix, link.repeat(&script::HOLDERS, &call).await?)?);
+                let answer = link.repeat(&script::HOLDERS, &call).await?;
+                holders.extend(wire::holders(prefix, &answer)?);
             }
             if cursor == "0" {
                 return Ok(holders);
             }
         }
     }
+}
+
+/// It was to be sent with others, and whoever was to do it is gone.
+fn unanswered() -> BackendError {
+    BackendError::new(Kind::Unavailable, "the runtime that was to send this is gone")
+        .effect_unknown()
 }
 
 /// Spreads the failure of a whole call over everything that it was about.
@@ -224,22 +299,19 @@ impl LockBackend for RedisBackend {
     }
 
     async fn enroll(&self, jobs: &[Enrolment]) -> Vec<Result<Enrolled, BackendError>> {
-        let mut answers = Vec::with_capacity(jobs.len());
-        for some in jobs.chunks(BATCH) {
-            answers.extend(each(some.len(), self.enroll_some(some).await));
-        }
-        answers
+        let batches =
+            jobs.chunks(BATCH).map(async |some| each(some.len(), self.enroll_some(some).await));
+        join_all(batches).await.concat()
     }
 
     async fn try_acquire(
         &self,
         requests: &[Request],
     ) -> Vec<Result<Reply<RedisLease>, BackendError>> {
-        let mut replies = Vec::with_capacity(requests.len());
-        for some in requests.chunks(BATCH) {
-            replies.extend(each(some.len(), self.acquire(some).await));
+        match requests {
+            [request] => vec![self.acquire_one(request).await],
+            requests => self.acquire_all(requests).await,
         }
-        replies
     }
 
     async fn renew(
@@ -247,15 +319,15 @@ impl LockBackend for RedisBackend {
         leases: &[&RedisLease],
         sent: LeaseInstant,
     ) -> Vec<Result<Renewal, BackendError>> {
-        let mut answers = Vec::with_capacity(leases.len());
-        for some in leases.chunks(RENEWALS) {
-            answers.extend(each(some.len(), self.renew_some(some, sent).await));
-        }
-        answers
+        let batches = leases
+            .chunks(RENEWALS)
+            .map(async |some| each(some.len(), self.renew_some(some, sent).await));
+        join_all(batches).await.concat()
     }
 
     async fn release(&self, lease: &RedisLease, mark: MarkAfter) -> Result<Released, BackendError> {
-        self.settle(&lease.key, &lease.slug, lease.nonce, mark, false).await
+        let (key, slug, nonce) = (lease.key.clone(), lease.slug.clone(), lease.nonce);
+        self.settle(Return { key, slug, nonce, mark, revoke: false }).await
     }
 
     async fn revoke(
@@ -264,7 +336,7 @@ impl LockBackend for RedisBackend {
         nonce: Nonce,
         mark: MarkAfter,
     ) -> Result<Released, BackendError> {
-        self.settle(key, &key.slug(), nonce, mark, true).await
+        self.settle(Return { key: key.clone(), slug: key.slug(), nonce, mark, revoke: true }).await
     }
 
     async fn watch(&self, key: &LockKey) -> Result<Option<Box<dyn Watch>>, BackendError> {
@@ -274,11 +346,11 @@ impl LockBackend for RedisBackend {
     async fn epoch(&self) -> Result<Epoch, BackendError> {
         let link = &self.0;
         let session = link.session().await?;
-        let call = wire::open(&link.settings().names, &session.run, link.memory().known());
-        let words = reply::array(link.send(&session, &script::OPEN, &call).await?, "epoch")?;
-        let epoch = wire::opened(&words)?;
-        link.learn(epoch);
-        memory::number(epoch).ok_or_else(|| Odd("epoch").into())
+        let known = link.memory().known(&session.run);
+        let call = wire::open(&link.settings().names, &session.run, &known);
+        let answer = link.send(&session, &script::OPEN, &call).await?;
+        link.learn_from(&mut Bytes::of(&answer, "epoch")?)?;
+        link.memory().number().ok_or_else(|| Odd("epoch").into())
     }
 
     async fn holders(&self, prefix: &str) -> Result<Option<Vec<Holder>>, BackendError> {
@@ -301,7 +373,7 @@ impl LockBackend for RedisBackend {
         }
         let settings = self.0.settings();
         let call = wire::note(&settings.names, key, expected, body);
-        wire::noted(settings, key, self.0.repeat(&script::NOTE, &call).await?)
+        wire::noted(settings, key, &self.0.repeat(&script::NOTE, &call).await?)
     }
 }
 

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join;
 use redis::{Cmd, Value};
+use solocron::jiff::Timestamp;
 use solocron::lock::{Keeper, Nonce};
 use solocron::{BackendError, Effect, Kind};
 use tokio::sync::{Notify, watch};
@@ -21,18 +23,17 @@ use tokio::sync::{Notify, watch};
 use crate::config::Settings;
 use crate::error::{self, Sent};
 use crate::memory::Memory;
+use crate::record::Bytes;
 use crate::reply;
 use crate::script::Script;
 use crate::session::Session;
 use crate::waiters::{self, Waiters};
-use crate::wire::Call;
+use crate::wire::{self, Call};
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Link {
-    settings: Settings,
-    /// This node's channel, without what all channels begin with.
-    node: String,
+    settings: Arc<Settings>,
     memory: Memory,
     waiters: Waiters,
     state: Mutex<State>,
@@ -44,8 +45,9 @@ pub(crate) struct Link {
 
 #[derive(Debug)]
 struct State {
-    /// The process that the connection belongs to: a forked child makes its own.
+    /// The process that all this belongs to: a forked child has a name and a connection of its own.
     pid: u32,
+    node: String,
     phase: Phase,
     sessions: u64,
     /// The last connection that was lost, perhaps before it was up.
@@ -53,10 +55,23 @@ struct State {
     supervised: bool,
 }
 
+impl State {
+    fn new(sessions: u64) -> Self {
+        Self {
+            pid: std::process::id(),
+            node: format!("{:032x}", Nonce::random().as_u128()),
+            phase: Phase::Connecting,
+            sessions,
+            lost: 0,
+            supervised: false,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Phase {
     Connecting,
-    Up(Session),
+    Up(Box<Session>),
     Down { error: BackendError, not_before: Instant },
 }
 
@@ -74,17 +89,10 @@ impl Link {
 
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new(Self {
-            settings,
-            node: format!("{:032x}", Nonce::random().as_u128()),
+            settings: Arc::new(settings),
             memory: Memory::default(),
             waiters: Waiters::default(),
-            state: Mutex::new(State {
-                pid: std::process::id(),
-                phase: Phase::Connecting,
-                sessions: 0,
-                lost: 0,
-                supervised: false,
-            }),
+            state: Mutex::new(State::new(0)),
             attempts: watch::Sender::new(None),
             bell: Arc::default(),
             doubting: AtomicBool::new(false),
@@ -103,14 +111,15 @@ impl Link {
         &self.waiters
     }
 
-    pub(crate) fn node(&self) -> &str {
-        &self.node
+    /// The name of this node's channel, without what all channels begin with.
+    pub(crate) fn node(&self) -> String {
+        self.state().node.clone()
     }
 
     /// What this node hears: what is for it alone, and (as a sign of life) what is for all.
     pub(crate) fn channels(&self) -> [String; 2] {
         [
-            format!("{}{}", self.settings.names.channels(), self.node),
+            format!("{}{}", self.settings.names.channels(), self.node()),
             self.settings.names.everybody(),
         ]
     }
@@ -118,15 +127,8 @@ impl Link {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is one assignment.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let pid = std::process::id();
-        if state.pid != pid {
-            let child = State {
-                pid,
-                phase: Phase::Connecting,
-                sessions: state.sessions,
-                lost: state.lost,
-                supervised: false,
-            };
+        if state.pid != std::process::id() {
+            let child = State::new(state.sessions);
             // The parent's connection is not ours to close, and its runtime is not in here.
             std::mem::forget(std::mem::replace(&mut *state, child));
         }
@@ -135,11 +137,19 @@ impl Link {
 
     /// The connection, made now if there is none. One attempt for all who ask at the same time.
     pub(crate) async fn session(self: &Arc<Self>) -> Result<Session, BackendError> {
+        self.session_within(self.settings.request_timeout).await
+    }
+
+    /// The same, with more patience for an attempt to connect.
+    pub(crate) async fn session_within(
+        self: &Arc<Self>,
+        limit: Duration,
+    ) -> Result<Session, BackendError> {
         let mut attempts = self.attempts.subscribe();
         let supervise = {
             let mut state = self.state();
             match &state.phase {
-                Phase::Up(session) => return Ok(session.clone()),
+                Phase::Up(session) => return Ok(session.by_lane(&self.settings)),
                 Phase::Down { error, not_before } if Instant::now() < *not_before => {
                     return Err(error.clone());
                 }
@@ -151,10 +161,9 @@ impl Link {
         if supervise {
             self.supervise()?;
         }
-        let limit = self.settings.request_timeout;
         let ended = tokio::time::timeout(limit, attempts.changed()).await;
         if let Phase::Up(session) = &self.state().phase {
-            return Ok(session.clone());
+            return Ok(session.by_lane(&self.settings));
         }
         let failure = if ended.is_ok() { attempts.borrow().clone() } else { None };
         Err(failure.unwrap_or_else(|| {
@@ -219,7 +228,7 @@ impl Link {
             }
             Ok(session) => {
                 *pause = Self::FIRST;
-                Phase::Up(session)
+                Phase::Up(Box::new(session))
             }
             Err(error) => {
                 let not_before;
@@ -268,15 +277,17 @@ impl Link {
         }
     }
 
-    /// The store's epoch, as it was just told.
-    pub(crate) fn learn(&self, epoch: &str) {
-        if self.memory.learn(epoch) {
+    /// The beginning of an answer: the store's time, and its epoch. From now on this is the one that we know.
+    pub(crate) fn learn_from(&self, answer: &mut Bytes<'_>) -> Result<Timestamp, BackendError> {
+        let (now, epoch) = wire::opened(answer)?;
+        if self.memory.learn(epoch)? {
             tracing::warn!(
                 address = %self.settings.address,
                 namespace = self.settings.names.namespace(),
                 "redis may have lost what it knew: nothing is granted for the longest ttl, and at-most-once ticks of before are skipped"
             );
         }
+        Ok(now)
     }
 
     /// Sends a script on this connection, within the request timeout.
@@ -319,14 +330,23 @@ impl Link {
         // Waiting for replicas ends well before the request does, also where the script must be sent twice, so that there is an answer.
         let limit = self.settings.request_timeout / 4;
         let sending = async {
-            let short = command("EVALSHA", script.hash(), call);
-            match session.send_and_replicate(&short, replicas, limit).await {
-                Err(error) if error.code() == Some("NOSCRIPT") => {
+            let mut answer = None;
+            if session.knows(script) {
+                let short = command("EVALSHA", script.hash(), call);
+                answer = match session.send_and_replicate(&short, replicas, limit).await {
+                    Err(error) if error.code() == Some("NOSCRIPT") => None,
+                    other => Some(other),
+                };
+            }
+            let answer = match answer {
+                Some(answer) => answer,
+                None => {
                     let whole = command("EVAL", script.source(), call);
                     session.send_and_replicate(&whole, replicas, limit).await
                 }
-                other => other,
-            }
+            };
+            session.told(script, answer.is_ok());
+            answer
         };
         self.within(session, script.doing, sending).await
     }
@@ -344,7 +364,9 @@ impl Link {
         match answer {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
-                if error::is_elsewhere(&error) || error.is_unrecoverable_error() {
+                if error::is_elsewhere(&error)
+                    || error.is_unrecoverable_error() && !session.leave_lane()
+                {
                     self.lost(session.number);
                 }
                 Err(error::failed(&self.settings, doing, &error, Sent::Yes))
@@ -366,7 +388,17 @@ impl Link {
         call: &Call,
     ) -> Result<Value, BackendError> {
         let session = self.session().await?;
-        match self.send(&session, script, call).await {
+        self.repeat_on(&session, script, call).await
+    }
+
+    /// The same, on this connection first.
+    pub(crate) async fn repeat_on(
+        self: &Arc<Self>,
+        session: &Session,
+        script: &Script,
+        call: &Call,
+    ) -> Result<Value, BackendError> {
+        match self.send(session, script, call).await {
             Err(error)
                 if error.effect() == Effect::Unknown && error.kind() == Kind::Unavailable =>
             {
@@ -386,11 +418,19 @@ impl Link {
         let asking = async move {
             let ping = redis::cmd("PING");
             let limit = link.settings.request_timeout;
-            let answer = tokio::time::timeout(limit, session.answers(&ping)).await;
+            let own = async {
+                if tokio::time::timeout(limit, session.answers(&ping)).await.is_err() {
+                    link.lost(session.number);
+                }
+            };
+            let lane = async {
+                // Its runtime may be blocked, which is no reason to disturb the others.
+                if tokio::time::timeout(limit, session.lane_answers(&ping)).await.is_err() {
+                    session.leave_lane();
+                }
+            };
+            join(own, lane).await;
             link.doubting.store(false, Ordering::Release);
-            if answer.is_err() {
-                link.lost(session.number);
-            }
         };
         match keeper() {
             Ok(keeper) => keeper.spawn(asking),
@@ -437,4 +477,30 @@ pub(crate) fn command(verb: &str, code: &str, call: &Call) -> Cmd {
 /// The thread that outlives the caller's runtime.
 pub(crate) fn keeper() -> Result<Keeper, BackendError> {
     Keeper::thread().map_err(|error| BackendError::new(Kind::Unavailable, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RedisBackend;
+
+    /// A fork copies the memory and no thread. There is no other way to one without `unsafe` than to say that the process was another.
+    #[test]
+    fn a_forked_child_has_a_name_and_a_connection_of_its_own() {
+        let link = Link::new(RedisBackend::builder("redis://127.0.0.1:1").check().unwrap());
+        let (parent, again) = (link.node(), link.node());
+        assert_eq!(parent, again);
+        {
+            let mut state = link.state();
+            state.pid = state.pid.wrapping_add(1);
+            state.sessions = 7;
+            state.supervised = true;
+            let error = BackendError::new(Kind::Unavailable, "the parent's");
+            state.phase = Phase::Down { error, not_before: Instant::now() };
+        }
+        assert_ne!(link.node(), parent, "wake-ups of the parent are not for the child");
+        let state = link.state();
+        assert!(matches!(state.phase, Phase::Connecting) && !state.supervised);
+        assert_eq!((state.pid, state.sessions), (std::process::id(), 7));
+    }
 }

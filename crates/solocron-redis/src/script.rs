@@ -8,6 +8,8 @@ use redis::Script as Code;
 
 /// One script and what it is for.
 pub(crate) struct Script {
+    /// One bit of its own.
+    pub(crate) bit: u16,
     /// What we are doing when it fails.
     pub(crate) doing: &'static str,
     source: &'static str,
@@ -15,56 +17,57 @@ pub(crate) struct Script {
 }
 
 macro_rules! script {
-    ($(#[$doc:meta])* $name:ident, $doing:literal, [$($file:literal),+]) => {
+    ($(#[$doc:meta])* $name:ident, $at:literal, $doing:literal, [$($file:literal),+]) => {
         $(#[$doc])*
         pub(crate) static $name: Script = {
             const SOURCE: &str = concat!(include_str!("lua/common.lua"), $(include_str!(concat!("lua/", $file))),+);
-            Script { doing: $doing, source: SOURCE, code: LazyLock::new(|| Code::new(SOURCE)) }
+            Script { bit: 1 << $at, doing: $doing, source: SOURCE, code: LazyLock::new(|| Code::new(SOURCE)) }
         };
     };
 }
 
 script!(
     /// Confirms the epoch of the namespace.
-    OPEN, "confirm the epoch", ["epoch.lua", "open.lua"]
+    OPEN, 0, "confirm the epoch", ["epoch.lua", "open.lua"]
 );
 script!(
     /// Attempts locks.
-    ACQUIRE, "take locks", ["epoch.lua", "acquire.lua"]
+    ACQUIRE, 1, "take locks", ["epoch.lua", "acquire.lua"]
 );
 script!(
     /// Makes locks take claims.
-    ENROLL, "enroll jobs", ["enroll.lua"]
+    ENROLL, 2, "enroll jobs", ["record.lua", "enroll.lua"]
 );
 script!(
     /// Extends leases.
-    RENEW, "renew leases", ["renew.lua"]
+    RENEW, 3, "renew leases", ["record.lua", "renew.lua"]
 );
 script!(
     /// Gives back a lease or a nonce.
-    RELEASE, "give a lock back", ["release.lua"]
+    RELEASE, 4, "give a lock back", ["wake.lua", "release.lua"]
 );
 script!(
     /// Gets in line.
-    WATCH, "wait for locks", ["watch.lua"]
+    WATCH, 5, "wait for locks", ["record.lua", "wake.lua", "watch.lua"]
 );
 script!(
     /// Leaves the line.
-    LEAVE, "stop waiting for locks", ["leave.lua"]
+    LEAVE, 6, "stop waiting for locks", ["record.lua", "wake.lua", "leave.lua"]
 );
 script!(
     /// Checks the right to wake others.
     READY,
+    15,
     "wake waiters",
     ["ready.lua"]
 );
 script!(
     /// Writes a note.
-    NOTE, "write a note", ["note.lua"]
+    NOTE, 7, "write a note", ["record.lua", "note.lua"]
 );
 script!(
     /// Reads holders.
-    HOLDERS, "list the holders of locks", ["holders.lua"]
+    HOLDERS, 8, "list the holders of locks", ["record.lua", "holders.lua"]
 );
 
 impl Script {

@@ -10,16 +10,19 @@
 //! something is told it: no `INFO` inside a script, and still no grant from a process that was not looked at.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionAddr, ProtocolVersion, RedisError, RedisResult, Value};
 use solocron::{BackendError, Kind};
 
+use crate::config::Settings;
 use crate::dial::{Said, Subscriber};
 use crate::error::{self, Sent};
+use crate::lanes::{Lane, Lanes};
 use crate::link::{Link, command};
-use crate::reply;
+use crate::record::Bytes;
 use crate::route::{self, Route};
 use crate::script::{self, Script};
 use crate::wire::{self, Call};
@@ -35,6 +38,11 @@ pub(crate) struct Session {
     /// The server process at the other end; empty where it does not tell, or need not be compared.
     pub(crate) run: Arc<str>,
     main: MultiplexedConnection,
+    /// Shortcuts to the same server process, and the one that is taken here.
+    lanes: Arc<Lanes>,
+    pub(crate) lane: Option<Lane>,
+    /// The scripts that its server knows.
+    scripts: Arc<AtomicU16>,
     /// Where grants wait for their replicas, and nothing else does.
     grants: Option<MultiplexedConnection>,
     /// Kept for as long as the session is.
@@ -147,16 +155,18 @@ impl Session {
             }
             grants = Some(second);
         }
+        let lanes = Lanes::new(address.clone(), protocol, run.clone());
         let run = if settings.trusted { "".into() } else { run.into() };
-        let mut session = Self { number, run, main, grants, _subscriber: None };
+        let scripts = Arc::default();
+        let mut session =
+            Self { number, run, main, lanes, lane: None, scripts, grants, _subscriber: None };
         // Before subscribing: whoever else listens to this namespace has been here before.
-        let call = wire::open(&settings.names, &session.run, link.memory().known());
+        let call = wire::open(&settings.names, &session.run, &link.memory().known(&session.run));
         let answer = session.tell(&script::OPEN, &call).await.map_err(|error| Stop {
             moved: error.redirect_node().and_then(|(to, _)| route::moved(address, to)),
             error: failed(script::OPEN.doing)(error),
         })?;
-        let words = reply::array(answer, "epoch").map_err(BackendError::from)?;
-        link.learn(wire::opened(&words).map_err(BackendError::from)?);
+        link.learn_from(&mut Bytes::of(&answer, "epoch").map_err(BackendError::from)?)?;
         let channels = link.channels();
         if protocol == ProtocolVersion::RESP3 {
             for channel in &channels {
@@ -177,16 +187,48 @@ impl Session {
         self.send(&command("EVAL", script.source(), call)).await
     }
 
+    /// Whether the server has been seen to know this script.
+    pub(crate) fn knows(&self, script: &Script) -> bool {
+        self.scripts.load(Ordering::Relaxed) & script.bit != 0
+    }
+
+    /// The server knows it now, or does not any more.
+    pub(crate) fn told(&self, script: &Script, knows: bool) {
+        if knows && !self.knows(script) {
+            self.scripts.fetch_or(script.bit, Ordering::Relaxed);
+        } else if !knows {
+            self.scripts.fetch_and(!script.bit, Ordering::Relaxed);
+        }
+    }
+
+    /// The same session, by way of the current runtime's own connection where there is one.
+    pub(crate) fn by_lane(&self, settings: &Arc<Settings>) -> Self {
+        Self { lane: self.lanes.here(settings), ..self.clone() }
+    }
+
+    /// The connection that this one was told to use broke, or says nothing. True where that was a shortcut: there is another one.
+    pub(crate) fn leave_lane(&self) -> bool {
+        let lane = self.lane.as_ref();
+        lane.inspect(|lane| self.lanes.close(lane)).is_some()
+    }
+
     /// Sends one command. Server errors are errors.
     pub(crate) async fn send(&self, command: &Cmd) -> RedisResult<Value> {
-        let mut connection = self.main.clone();
+        let mut connection = self.lane.as_ref().map_or(&self.main, |lane| &lane.connection).clone();
         connection.send_packed_command(command).await?.extract_error()
     }
 
-    /// Returns when every connection that is waited on has answered `command`, with whatever.
+    /// Returns when every connection of its own that is waited on has answered `command`, with whatever.
     pub(crate) async fn answers(&self, command: &Cmd) {
         for connection in [Some(&self.main), self.grants.as_ref()].into_iter().flatten() {
             // A broken one is told of elsewhere; what matters here is one that says nothing.
+            drop(connection.clone().send_packed_command(command).await);
+        }
+    }
+
+    /// Returns when the shortcut that is taken here has answered, if any.
+    pub(crate) async fn lane_answers(&self, command: &Cmd) {
+        if let Some(Lane { connection, .. }) = &self.lane {
             drop(connection.clone().send_packed_command(command).await);
         }
     }

@@ -239,7 +239,6 @@ async fn stand(link: &Arc<Link>, lines: &[Arc<Line>], news: bool) -> Result<(), 
         }
         call.argument(line.place.as_str());
         call.argument(state.score.as_str());
-        call.argument(line.slug.as_str());
         call.argument(if pass_on { "1" } else { "0" });
         (state.in_line, state.in_store) = (true, true);
     }
@@ -263,7 +262,7 @@ fn places(answer: Value, count: usize) -> reply::Result<Vec<(String, bool)>> {
         let words = reply::array(answer, PART)?;
         Ok((reply::text(words.first(), PART)?.to_owned(), words.get(1) == Some(&Value::Int(1))))
     };
-    let places = answers.into_iter().skip(1).map(read).collect::<reply::Result<Vec<_>>>()?;
+    let places = answers.into_iter().map(read).collect::<reply::Result<Vec<_>>>()?;
     if places.len() == count { Ok(places) } else { Err(Odd(PART)) }
 }
 
@@ -294,7 +293,6 @@ pub(crate) fn leave(link: &Arc<Link>, slug: &str, place: &str, pass_on: bool) {
     call.key(names.waiters(slug));
     call.argument(names.channels());
     call.argument(place);
-    call.argument(slug);
     call.argument(if pass_on { "1" } else { "0" });
     let link = Arc::clone(link);
     // Failing does no harm: the store passes over a node that does not hear, and the round finds a wake-up that was lost.

@@ -6,16 +6,16 @@ use std::time::Duration;
 use redis::Value;
 use solocron::jiff::Timestamp;
 use solocron::lock::{
-    Claim, Delivery, Enrolled, Enrolment, Grant, Holder, LockKey, Lost, Mark, MarkAfter, NodeId,
-    Nonce, Note, Released, Renewal, Reply, Request, Validity,
+    Claim, ClaimState, Delivery, Enrolled, Enrolment, Grant, Holder, LockKey, Lost, Mark,
+    MarkAfter, NodeId, Nonce, Note, Released, Renewal, Reply, Request, Validity,
 };
 use solocron::{BackendError, Kind, LeaseInstant};
 
 use crate::config::Settings;
 use crate::error;
 use crate::lease::RedisLease;
-use crate::memory::Memory;
 use crate::names::Names;
+use crate::record::{self, Bytes, Record};
 use crate::reply::{self, Odd};
 use crate::script::{self, Script};
 
@@ -39,19 +39,19 @@ impl Call {
     }
 }
 
-/// Asks which memory the store has.
-pub(crate) fn open(names: &Names, run: &str, known: String) -> Call {
+/// Asks which memory the store has. `known`: what we know of it.
+pub(crate) fn open(names: &Names, run: &str, known: &[u8]) -> Call {
     let mut call = epoch(names, run, known);
+    call.argument(&Nonce::random().as_u128().to_be_bytes()[..8]);
     call.argument(names.everybody());
     call
 }
 
-fn epoch(names: &Names, run: &str, known: String) -> Call {
+fn epoch(names: &Names, run: &str, known: &[u8]) -> Call {
     let mut call = Call::default();
     call.key(names.epoch());
-    call.argument(run);
     call.argument(known);
-    call.argument(Memory::candidate());
+    call.argument(run);
     call
 }
 
@@ -63,58 +63,60 @@ pub(crate) fn ready(names: &Names, channel: &str) -> Call {
     call
 }
 
-/// The epoch, of the answers that begin with it.
-pub(crate) fn opened(words: &[Value]) -> reply::Result<&str> {
-    reply::text(words.first(), "epoch")
+/// The store's time and its epoch, which an answer begins with; nothing where the epoch is the one that was known.
+pub(crate) fn opened<'a>(answer: &mut Bytes<'a>) -> reply::Result<(Timestamp, &'a [u8])> {
+    let now = answer.micros()?;
+    let count = answer.byte()?;
+    Ok((now, answer.take(count.into())?))
 }
 
 /// One attempt for each request.
 pub(crate) fn acquire(
     names: &Names,
     run: &str,
-    known: String,
+    known: &[u8],
     requests: &[Request],
     slugs: &[String],
 ) -> Call {
     let mut call = epoch(names, run, known);
     for (request, slug) in requests.iter().zip(slugs) {
         call.key(names.lock(slug));
-        call.argument(request.key.as_str());
-        call.argument(hex(request.nonce));
-        call.argument(request.node.as_str());
-        call.argument(granted(request.ttl).as_micros().to_string());
-        call.argument(request.longest_ttl.as_micros().to_string());
-        let Some(Claim { tick, after, delivery }) = request.claim else {
-            for nothing in ["", "", "0"] {
-                call.argument(nothing);
-            }
-            continue;
-        };
-        let attempts = match delivery {
-            Delivery::AtLeastOnce { max_attempts } => max_attempts,
-            _ => 0,
-        };
-        call.argument(tick.as_millis().to_string());
-        call.argument(after.map_or_else(String::new, |after| after.as_millis().to_string()));
-        call.argument(attempts.to_string());
+        call.argument(asked(request));
     }
     call
 }
 
-/// What an [`acquire`] was answered with.
-pub(crate) struct Attempted {
-    pub(crate) epoch: String,
-    pub(crate) now: Timestamp,
-    /// One for each request.
-    pub(crate) answers: std::vec::IntoIter<Value>,
+/// `<c16ddddI4H`, name and node, for `lua/acquire.lua`.
+fn asked(request: &Request) -> Vec<u8> {
+    let (name, node) = (request.key.as_str().as_bytes(), request.node.as_str().as_bytes());
+    let mut ask = Vec::with_capacity(54 + name.len() + node.len());
+    ask.extend(request.nonce.as_u128().to_be_bytes());
+    ask.extend(micros(granted(request.ttl)));
+    ask.extend(micros(request.longest_ttl));
+    let (mut tick, mut after, mut attempts) = (f64::NAN, f64::NEG_INFINITY, 0);
+    if let Some(Claim { tick: claimed, after: wanted, delivery }) = request.claim {
+        tick = claimed.as_millis() as f64;
+        after = wanted.map_or(after, |wanted| wanted.as_millis() as f64);
+        if let Delivery::AtLeastOnce { max_attempts } = delivery {
+            attempts = max_attempts;
+        }
+    }
+    ask.extend(tick.to_le_bytes());
+    ask.extend(after.to_le_bytes());
+    ask.extend(attempts.to_le_bytes());
+    ask.extend(length(name));
+    ask.extend(name);
+    ask.extend(node);
+    ask
 }
 
-impl Attempted {
-    pub(crate) fn read(answer: Value) -> reply::Result<Self> {
-        let mut answers = reply::array(answer, "attempt")?.into_iter();
-        let head: Vec<_> = answers.by_ref().take(3).collect();
-        Ok(Self { epoch: opened(&head)?.to_owned(), now: time(head.get(1))?, answers })
-    }
+fn micros(duration: Duration) -> [u8; 8] {
+    (duration.as_micros() as f64).to_le_bytes()
+}
+
+/// Names are shorter than this by far.
+fn length(text: &[u8]) -> [u8; 2] {
+    u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes()
 }
 
 /// The reply to one request.
@@ -123,70 +125,68 @@ pub(crate) fn replied(
     request: &Request,
     slug: &str,
     now: Timestamp,
-    answer: Value,
+    mut answer: Bytes<'_>,
 ) -> Result<Reply<RedisLease>, BackendError> {
-    let words = reply::array(answer, "attempt")?;
-    let word = |at: usize| reply::text(words.get(at), "attempt");
-    let holder = |text: &str| reply::holder(&request.key, text, now).map(Box::new);
-    Ok(match word(0)? {
-        "won" => Reply::Won(grant(request, slug, now, &words)?),
-        "stale" => {
-            let last = reply::claim(word(1)?)?;
-            let owner = match word(2)? {
-                "" => last.owner.map(|node| Box::new(gone(&request.key, node, last.mark))),
-                living => Some(holder(living)?),
-            };
-            Reply::Stale { mark: last.mark, done: last.done, owner }
+    let letter = answer.byte()?;
+    let detail = answer.rest();
+    let holder = |record: &Record<'_>| Box::new(record.holder(&request.key, now));
+    let stale = |record: Record<'_>, last: ClaimState| {
+        let owner = if record.is_held(now) {
+            Some(holder(&record))
+        } else {
+            last.owner.map(|node| Box::new(gone(&request.key, node, last.mark)))
+        };
+        Reply::Stale { mark: last.mark, done: last.done, owner }
+    };
+    Ok(match letter {
+        b'W' => Reply::Won(grant(request, slug, now, Record::read(detail)?)),
+        b'S' => {
+            let mut record = Record::read(detail)?;
+            let last = record.last.take().ok_or(Odd("claim"))?;
+            stale(record, last)
         }
-        "busy" => Reply::Busy { holder: Some(holder(word(1)?)?) },
-        "behind" => {
-            Reply::Behind { mark: reply::mark(word(1)?, "mark")?, unfinished: word(2)? == "1" }
+        b'L' => {
+            let mark = answer.mark()?.ok_or(Odd("mark"))?;
+            let last = ClaimState { mark, done: true, attempts: 0, owner: None };
+            stale(Record::read(answer.rest())?, last)
         }
-        "early" => Reply::Early { store_now: now },
-        "refused" => {
-            return Err(BackendError::new(Kind::Refused, "this acquisition was given back"));
+        b'B' => Reply::Busy { holder: Some(holder(&Record::read(detail)?)) },
+        b'H' => {
+            let mark = answer.mark()?.ok_or(Odd("mark"))?;
+            Reply::Behind { mark, unfinished: answer.byte()? == 1 }
         }
-        "unknown" => {
+        b'Y' => Reply::Early { store_now: now },
+        b'X' => return Err(BackendError::new(Kind::Refused, "this acquisition was given back")),
+        b'U' => {
             return Err(BackendError::new(
                 Kind::NotEnrolled,
                 "the key takes no claims: enroll the job first",
             ));
         }
-        "recovering" => {
-            let wait = Duration::from_micros(reply::number(word(1)?, "wait")?);
+        b'R' => {
+            let wait = u64::try_from(answer.number()?).map_err(|_| Odd("wait"))?;
+            let wait = Duration::from_micros(wait);
             let why = format!(
                 "redis may have lost what it knew; the first grant waits another {wait:?} for leases of before"
             );
             return Err(BackendError::new(Kind::Recovering, why).after(wait));
         }
-        _ => return Err(wrong(settings, &script::ACQUIRE, &request.key, slug, &words)),
+        _ => return Err(wrong(settings, &script::ACQUIRE, &request.key, slug, letter, detail)),
     })
 }
 
-fn grant(
-    request: &Request,
-    slug: &str,
-    now: Timestamp,
-    words: &[Value],
-) -> reply::Result<Grant<RedisLease>> {
-    let word = |at: usize| reply::text(words.get(at), "grant");
+fn grant(request: &Request, slug: &str, now: Timestamp, record: Record<'_>) -> Grant<RedisLease> {
     let ttl = granted(request.ttl);
     let lease =
         RedisLease { key: request.key.clone(), slug: slug.to_owned(), nonce: request.nonce, ttl };
     let validity = Validity::Until { since: request.first_sent, ttl };
-    let mut grant = Grant::new(lease, reply::fence(word(1)?)?, validity);
-    grant.attempt = reply::number(word(2)?, "attempt")?;
-    grant.previous = match word(3)? {
-        "" => None,
-        previous => Some(reply::claim(previous)?),
-    };
-    grant.schedule = match word(4)? {
-        "" => None,
-        schedule => Some(reply::schedule(schedule)?),
-    };
-    grant.note = reply::note(reply::bytes(words.get(5), "note")?)?;
+    let mut grant = Grant::new(lease, record.fence, validity);
+    grant.attempt = record.attempt;
+    grant.previous = record.tick.and(record.before);
+    grant.schedule = record.schedule;
+    grant.note = record.note;
     grant.store_now = Some(now);
-    Ok(grant)
+    grant
 }
 
 /// Who claimed last, and does not hold the lock any more.
@@ -196,53 +196,62 @@ fn gone(key: &LockKey, node: NodeId, mark: Mark) -> Holder {
     holder
 }
 
-/// Gives back a lease, or whatever this nonce holds and may come to hold.
-pub(crate) fn release(
-    names: &Names,
-    key: &LockKey,
-    slug: &str,
-    nonce: Nonce,
-    mark: MarkAfter,
-    revoke: bool,
-) -> Call {
-    let (after, to) = match mark {
-        MarkAfter::Done => ("done", String::new()),
-        MarkAfter::DoneAndSkip(to) => ("skip", to.as_millis().to_string()),
-        MarkAfter::Unfinished => ("unfinished", String::new()),
-        MarkAfter::Undo => ("undo", String::new()),
-    };
+/// Something to be given back: a lease, or whatever this nonce holds and may come to hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Return {
+    pub(crate) key: LockKey,
+    pub(crate) slug: String,
+    pub(crate) nonce: Nonce,
+    pub(crate) mark: MarkAfter,
+    pub(crate) revoke: bool,
+}
+
+/// Gives these back.
+pub(crate) fn release(names: &Names, returns: &[Return]) -> Call {
     let mut call = Call::default();
-    call.key(names.lock(slug));
-    call.key(names.waiters(slug));
-    call.argument(key.as_str());
-    call.argument(hex(nonce));
-    call.argument(after);
-    call.argument(to);
-    call.argument(if revoke { "1" } else { "0" });
     call.argument(names.channels());
-    call.argument(slug);
+    for returned in returns {
+        call.key(names.lock(&returned.slug));
+        call.key(names.waiters(&returned.slug));
+        // `<c16dBB` and the name, for `lua/release.lua`.
+        let (after, to) = match returned.mark {
+            MarkAfter::Done => (0, f64::NAN),
+            MarkAfter::DoneAndSkip(to) => (1, to.as_millis() as f64),
+            MarkAfter::Unfinished => (2, f64::NAN),
+            MarkAfter::Undo => (3, f64::NAN),
+        };
+        let name = returned.key.as_str().as_bytes();
+        let mut ask = Vec::with_capacity(26 + name.len());
+        ask.extend(returned.nonce.as_u128().to_be_bytes());
+        ask.extend(to.to_le_bytes());
+        ask.extend([after, u8::from(returned.revoke)]);
+        ask.extend(name);
+        call.argument(ask);
+    }
     call
 }
 
-/// What a [`release`] was answered with.
+/// What one return of a [`release`] was answered with.
 pub(crate) fn released(
     settings: &Settings,
-    key: &LockKey,
-    slug: &str,
-    answer: Value,
+    returned: &Return,
+    mut answer: Bytes<'_>,
 ) -> Result<Released, BackendError> {
-    let (_, words) = about_one(answer)?;
-    match reply::text(words.first(), "release")? {
-        "done" => Ok(Released::Done),
-        "other" => {
-            let mark = match reply::text(words.get(1), "mark")? {
-                "" => None,
-                mark => Some(reply::mark(mark, "mark")?),
-            };
-            Ok(Released::NotOwner { mark })
+    let letter = answer.byte()?;
+    match letter {
+        b'D' => Ok(Released::Done),
+        b'O' => Ok(Released::NotOwner { mark: answer.mark()? }),
+        _ => {
+            let Return { key, slug, .. } = returned;
+            Err(wrong(settings, &script::RELEASE, key, slug, letter, answer.rest()))
         }
-        _ => Err(wrong(settings, &script::RELEASE, key, slug, &words)),
     }
+}
+
+/// The answers about many, behind the store's time.
+pub(crate) fn frames(answer: &Value) -> reply::Result<(Timestamp, Bytes<'_>)> {
+    let mut answer = Bytes::of(answer, "answer")?;
+    Ok((answer.micros()?, answer))
 }
 
 /// Makes these take claims.
@@ -250,8 +259,7 @@ pub(crate) fn enroll(names: &Names, jobs: &[Enrolment]) -> Call {
     let mut call = Call::default();
     for job in jobs {
         call.key(names.lock(&job.key.slug()));
-        call.argument(job.key.as_str());
-        call.argument(job.fingerprint.to_string());
+        call.argument([&job.fingerprint.to_le_bytes(), job.key.as_str().as_bytes()].concat());
     }
     call
 }
@@ -260,23 +268,25 @@ pub(crate) fn enroll(names: &Names, jobs: &[Enrolment]) -> Call {
 pub(crate) fn enrolled(
     settings: &Settings,
     jobs: &[Enrolment],
-    answer: Value,
+    answer: &Value,
 ) -> Result<Vec<Result<Enrolled, BackendError>>, BackendError> {
-    let mut answers = reply::array(answer, "enrolment")?.into_iter();
-    let now = time(answers.next().as_ref())?;
-    let read = |job: &Enrolment, answer: Value| {
-        let words = reply::array(answer, "enrolment")?;
-        let word = |at: usize| reply::text(words.get(at), "enrolment");
-        if word(0)? != "ok" {
-            return Err(wrong(settings, &script::ENROLL, &job.key, &job.key.slug(), &words));
+    let (now, mut answers) = frames(answer)?;
+    let read = |job: &Enrolment, answer: reply::Result<Bytes<'_>>| {
+        let mut answer = answer?;
+        let letter = answer.byte()?;
+        if letter != b'C' && letter != b'K' {
+            let (key, slug) = (&job.key, &job.key.slug());
+            return Err(wrong(settings, &script::ENROLL, key, slug, letter, answer.rest()));
         }
-        let note = reply::note(reply::bytes(words.get(4), "note")?)?;
-        let (last, schedule) = (reply::claim(word(2)?)?, reply::schedule(word(3)?)?);
-        let mut enrolled = Enrolled::new(last, schedule, word(1)? == "1", note);
+        let record = Record::read(answer.rest())?;
+        let (Some(last), Some(schedule)) = (record.last, record.schedule) else {
+            return Err(Odd("enrolment").into());
+        };
+        let mut enrolled = Enrolled::new(last, schedule, letter == b'C', record.note);
         enrolled.store_now = Some(now);
         Ok(enrolled)
     };
-    Ok(jobs.iter().map(|job| read(job, answers.next().unwrap_or_default())).collect())
+    Ok(jobs.iter().map(|job| read(job, answers.frame())).collect())
 }
 
 /// Extends these leases.
@@ -284,8 +294,8 @@ pub(crate) fn renew(names: &Names, leases: &[&RedisLease]) -> Call {
     let mut call = Call::default();
     for lease in leases {
         call.key(names.lock(&lease.slug));
-        call.argument(hex(lease.nonce));
-        call.argument(lease.ttl.as_micros().to_string());
+        let nonce = lease.nonce.as_u128().to_be_bytes();
+        call.argument([nonce.as_slice(), &micros(lease.ttl)].concat());
     }
     call
 }
@@ -295,27 +305,30 @@ pub(crate) fn renewed(
     settings: &Settings,
     leases: &[&RedisLease],
     sent: LeaseInstant,
-    answer: Value,
+    answer: &Value,
 ) -> Result<Vec<Result<Renewal, BackendError>>, BackendError> {
-    let mut answers = reply::array(answer, "renewal")?.into_iter().skip(1);
-    let read = |lease: &RedisLease, answer: Value| match answer {
-        Value::Int(1) => Ok(Renewal::Extended(Validity::Until { since: sent, ttl: lease.ttl })),
-        Value::Int(0) => Ok(Renewal::NotOwner(Lost::TakenOver)),
-        Value::Array(words) => {
-            Err(wrong(settings, &script::RENEW, &lease.key, &lease.slug, &words))
+    let (_, mut answers) = frames(answer)?;
+    let read = |lease: &RedisLease, answer: reply::Result<Bytes<'_>>| {
+        let mut answer = answer?;
+        match answer.byte()? {
+            b'Y' => Ok(Renewal::Extended(Validity::Until { since: sent, ttl: lease.ttl })),
+            b'N' if answer.is_empty() => Ok(Renewal::NotOwner(Lost::TakenOver)),
+            letter => {
+                let RedisLease { key, slug, .. } = lease;
+                Err(wrong(settings, &script::RENEW, key, slug, letter, answer.rest()))
+            }
         }
-        _ => Err(Odd("renewal").into()),
     };
-    Ok(leases.iter().map(|lease| read(lease, answers.next().unwrap_or_default())).collect())
+    Ok(leases.iter().map(|lease| read(lease, answers.frame())).collect())
 }
 
 /// Writes a note if its version is still `expected`.
 pub(crate) fn note(names: &Names, key: &LockKey, expected: u64, body: &[u8]) -> Call {
     let mut call = Call::default();
     call.key(names.lock(&key.slug()));
+    let next = expected.saturating_add(1);
+    call.argument([expected.to_le_bytes(), next.to_le_bytes()].concat());
     call.argument(key.as_str());
-    call.argument(expected.to_string());
-    call.argument(expected.saturating_add(1).to_string());
     call.argument(body);
     call
 }
@@ -324,69 +337,49 @@ pub(crate) fn note(names: &Names, key: &LockKey, expected: u64, body: &[u8]) -> 
 pub(crate) fn noted(
     settings: &Settings,
     key: &LockKey,
-    answer: Value,
+    answer: &Value,
 ) -> Result<Note, BackendError> {
-    let (_, words) = about_one(answer)?;
-    match reply::text(words.first(), "note")? {
-        "ok" => Ok(reply::note(reply::bytes(words.get(1), "note")?)?),
-        _ => Err(wrong(settings, &script::NOTE, key, &key.slug(), &words)),
+    let mut answer = frames(answer)?.1.frame()?;
+    match answer.byte()? {
+        b'K' => Ok(Record::read(answer.rest())?.note),
+        letter => Err(wrong(settings, &script::NOTE, key, &key.slug(), letter, answer.rest())),
     }
 }
 
 /// Who holds these, of those whose names begin with `prefix`.
-pub(crate) fn holders(prefix: &str, answer: Value) -> reply::Result<Vec<Holder>> {
-    let mut answers = reply::array(answer, "holders")?.into_iter();
-    let now = time(answers.next().as_ref())?;
+pub(crate) fn holders(prefix: &str, answer: &Value) -> reply::Result<Vec<Holder>> {
+    let (now, mut answers) = frames(answer)?;
     let mut holders = Vec::new();
-    for answer in answers {
-        let words = reply::array(answer, "holder")?;
-        let name = reply::text(words.first(), "holder")?;
-        if name.starts_with(prefix) {
-            let key = LockKey::new(name).map_err(|_| Odd("name"))?;
-            holders.push(reply::holder(&key, reply::text(words.get(1), "holder")?, now)?);
+    while !answers.is_empty() {
+        let record = Record::read(answers.frame()?.rest())?;
+        if record.name.starts_with(prefix) {
+            let key = LockKey::new(record.name).map_err(|_| Odd("name"))?;
+            holders.push(record.holder(&key, now));
         }
     }
     Ok(holders)
 }
 
-/// The store's time, and the words about one lock.
-pub(crate) fn about_one(answer: Value) -> reply::Result<(Timestamp, Vec<Value>)> {
-    let mut answers = reply::array(answer, "answer")?.into_iter();
-    let now = time(answers.next().as_ref())?;
-    Ok((now, reply::array(answers.next().unwrap_or_default(), "answer")?))
-}
-
-/// The store's time.
-pub(crate) fn time(value: Option<&Value>) -> reply::Result<Timestamp> {
-    reply::micros(reply::text(value, "time")?, "time")
-}
-
-/// A lock that is none of ours, or that failed alone.
+/// A lock that is none of ours, or that failed alone: a letter, and some detail.
 fn wrong(
     settings: &Settings,
     script: &Script,
     key: &LockKey,
     slug: &str,
-    words: &[Value],
+    letter: u8,
+    detail: &[u8],
 ) -> BackendError {
-    match reply::text(words.first(), "answer") {
-        Ok("error") => {
-            let text =
-                String::from_utf8_lossy(reply::bytes(words.get(1), "error").unwrap_or_default());
-            error::caught(settings, &format!("{} ({key})", script.doing), &text)
-        }
-        _ => reply::wrong(key, &settings.names.lock(slug), words),
+    if letter != b'E' {
+        return record::wrong(key, &settings.names.lock(slug), letter, detail);
     }
+    let text = String::from_utf8_lossy(detail);
+    error::caught(settings, &format!("{} ({key})", script.doing), &text)
 }
 
 /// What is granted for a ttl: whole milliseconds, rounded up.
 fn granted(ttl: Duration) -> Duration {
     let millis = ttl.as_nanos().div_ceil(1_000_000);
     Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)).min(LONGEST)
-}
-
-fn hex(nonce: Nonce) -> String {
-    format!("{:032x}", nonce.as_u128())
 }
 
 #[cfg(test)]

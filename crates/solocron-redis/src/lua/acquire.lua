@@ -1,101 +1,143 @@
--- One atomic attempt for each lock. KEYS: epoch, locks. ARGV: run, known, candidate; then for each lock
--- name, nonce, node, ttl_us, longest_us, tick|'', after|'', max attempts (0: at most once).
-local id, lost = epoch(KEYS[1], ARGV[1], ARGV[2], ARGV[3], false)
+-- One atomic attempt for each lock. KEYS: epoch, locks. ARGV: see epoch; then for each lock
+-- nonce, ttl_us, longest_us, tick, after, max attempts (0: at most once), #name; name, node.
+--
+-- Written in one piece, without closures, tables and pcall, each of which is dear when it comes with every attempt.
+local memory, lost = epoch(sub(ARGV[3], 1, 8), false)
+local answers = pack('<d', now) .. (memory == ARGV[1] and '\0' or string.char(#memory) .. memory)
 
-local function refuses(x, nonce)
-  if x then
-    for refused, till in string.gmatch(x, '(%x+) (%d+)') do
-      if refused == nonce and tonumber(till) > now then
-        return true
+local many = #KEYS ~= 2 and {}
+for i = 2, #KEYS do
+  local key, ask, answer = KEYS[i], ARGV[i + 1], nil
+  -- Left with `break` as soon as the answer is known.
+  repeat
+    local nonce, ttl, longest, tick, after, max, names, at = unpack('<c16ddddI4H', ask)
+    local name, node = sub(ask, at, at + names - 1), sub(ask, at + names)
+    local waited, fence, till, expires, body = 1, 0, 0, 0, ''
+    local released, holder, nodes, found, _
+    local text = redis.pcall('GET', key)
+    if text then
+      if type(text) == 'table' then
+        answer = failed(text.err)
+        break
+      elseif sub(text, 1, 4) ~= MAGIC then
+        answer = sub(text, 1, 3) == 'SLR' and 'V' .. sub(text, 4, 4) or 'F'
+        break
+      elseif #text < NAME then
+        answer = CORRUPT
+        break
+      end
+      _, waited, fence, till, _, _, _, holder, released, expires, found, nodes = unpack(HEAD, text)
+      if found ~= names or sub(text, NAME, NAME + names - 1) ~= name then
+        answer = 'N' .. sub(text, NAME, NAME + found - 1)
+        break
+      end
+      body = sub(text, NAME + names, -1 - nodes)
+      if released == nonce then
+        answer = 'X'
+        break
       end
     end
+    local fingerprint, changed, version, mark, attempts, state, owners, mark_before, attempts_before, state_before, owners_before, refused, notes
+    if body ~= '' then
+      if #body < STRINGS - 1 then
+        answer = CORRUPT
+        break
+      end
+      _, fingerprint, changed, version, mark, attempts, state, owners, mark_before, attempts_before, state_before, owners_before, refused, notes =
+        unpack(BODY, body)
+      if #body ~= STRINGS - 1 + owners + owners_before + 24 * refused + notes then
+        answer = CORRUPT
+        break
+      end
+      for from = STRINGS + owners + owners_before, STRINGS + owners + owners_before + 24 * (refused - 1), 24 do
+        local other, ends = unpack('<c16d', body, from)
+        if other == nonce and ends > now then
+          answer = 'X'
+        end
+      end
+      if answer then
+        break
+      end
+    end
+    if holder == nonce then
+      answer = till > now and 'W' .. text or 'X'
+      break
+    end
+    local claiming, floor, unfinished = tick == tick, mark, false
+    if claiming then
+      if not state or state == 0 then
+        answer = 'U'
+        break
+      elseif tick * 1000 > now then
+        answer = 'Y'
+        break
+      end
+      local done = state % 2 == 0
+      if tick < mark or (tick == mark and (done or attempts >= max)) then
+        answer = 'S' .. text
+        break
+      end
+      -- What was claimed before a loss of memory is not known any more: at most once means never again.
+      if lost and max == 0 then
+        floor = (lost - lost % 1000) / 1000
+        if tick <= floor and tick ~= mark then
+          answer = 'L' .. pack('<d', floor) .. text
+          break
+        end
+      end
+      unfinished = not done and attempts > 0 and attempts < max
+    end
+    if till > now then
+      answer = 'B' .. text
+      break
+    end
+    if claiming and tick ~= mark then
+      floor = floor > mark and floor or mark
+      if unfinished or floor < after then
+        answer = 'H' .. pack('<dB', unfinished and mark or floor, unfinished and 1 or 0)
+        break
+      end
+    end
+    if lost and now < lost + longest then
+      answer = 'R' .. pack('<d', lost + longest - now)
+      break
+    end
+    fence = fence + 1
+    if fence < now then
+      fence = now
+    end
+    till = now + ttl
+    local attempt = 1
+    if claiming then
+      if tick == mark then
+        attempt = attempts + 1
+      end
+      body = pack(BODY, nonce, fingerprint, changed, version, tick, attempt, 3, #node, mark, attempts, state, owners, refused, notes)
+        .. node .. sub(body, STRINGS, STRINGS + owners - 1) .. sub(body, STRINGS + owners + owners_before)
+    end
+    local wrote
+    if state and (state > 0 or version ~= ZERO) then
+      text = pack(HEAD, MAGIC, waited, fence, till, now, tick, attempt, nonce, released or NOBODY, 0, names, #node) .. name .. body .. node
+      wrote = redis.pcall('SET', key, text)
+    else
+      local ends = till / 1000
+      local anew = expires < ends + KEPT_AT_LEAST
+      if anew then
+        expires = ends - ends % 1 + KEPT
+      end
+      text = pack(HEAD, MAGIC, waited, fence, till, now, tick, attempt, nonce, released or NOBODY, expires, names, #node) .. name .. body .. node
+      if anew then
+        wrote = redis.pcall('SET', key, text, 'PX', expires - (now - now % 1000) / 1000)
+      else
+        wrote = redis.pcall('SET', key, text, 'KEEPTTL')
+      end
+    end
+    answer = wrote.err and failed(wrote.err) or 'W' .. text
+  until true
+  answer = pack('<I4', #answer) .. answer
+  if #KEYS == 2 then
+    return answers .. answer
   end
-  return false
+  many[#many + 1] = answer
 end
-
-local function acquire(key, at)
-  local name, nonce = ARGV[at], ARGV[at + 1]
-  local got, wrong = load(key, name, 'f', 'h', 'r', 'x', 'm', 'p', 's', 'n')
-  if wrong then
-    return wrong
-  end
-  local f, h, r, x, m, p, s, n = got[3], got[4], got[5], got[6], got[7], got[8], got[9], got[10]
-  if r == nonce or refuses(x, nonce) then
-    return {'refused'}
-  end
-  local held = holder(h)
-  local living = held and held.till > now
-  if held and held.nonce == nonce then
-    if not living then
-      return {'refused'}
-    end
-    local attempt, tick = string.match(held.rest, '^%d+ (%d+) (%S+)')
-    return {'won', f, attempt, tick ~= '-' and p or '', s or '', n or ''}
-  end
-  local tick, after, max = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
-  local last, floor
-  if tick then
-    if not m then
-      return {'unknown'}
-    end
-    if tick * 1000 > now then
-      return {'early'}
-    end
-    last = claim(m)
-    local again = not last.done and last.attempts < max
-    if tick < last.mark or (tick == last.mark and not again) then
-      return {'stale', m, living and h or ''}
-    end
-    -- What was claimed before a loss of memory is not known any more: at most once means never again.
-    floor = (lost and max == 0) and floor_ms(lost) or last.mark
-    if tick <= floor and tick ~= last.mark then
-      return {'stale', claim_text(floor, true, 0, '-'), living and h or ''}
-    end
-  end
-  if living then
-    return {'busy', h}
-  end
-  if tick and tick ~= last.mark then
-    local unfinished = not last.done and last.attempts > 0 and last.attempts < max
-    local mark = math.max(last.mark, floor)
-    if unfinished or (after and mark < after) then
-      return {'behind', text(unfinished and last.mark or mark), unfinished and '1' or '0'}
-    end
-  end
-  if lost and now < lost + tonumber(ARGV[at + 4]) then
-    return {'recovering', text(lost + tonumber(ARGV[at + 4]) - now)}
-  end
-  local fence = math.max((tonumber(f) or 0) + 1, now)
-  local till = now + tonumber(ARGV[at + 3])
-  local node = ARGV[at + 2]
-  local attempt, claimed = 1, '-'
-  local fields = {'f', text(fence), 'h', ''}
-  local previous = ''
-  if new(got) then
-    fields[5], fields[6], fields[7], fields[8] = 'v', VERSION, 'k', name
-  end
-  if tick then
-    attempt = tick == last.mark and last.attempts + 1 or 1
-    claimed, previous = text(tick), m
-    fields[5], fields[6] = 'm', claim_text(tick, false, attempt, '=' .. node)
-    fields[7], fields[8], fields[9], fields[10] = 'p', m, 'q', nonce
-  end
-  fields[4] = table.concat({nonce, text(till), text(now), text(attempt), claimed, node}, ' ')
-  -- First: what needs memory is refused by a full server only before anything else was written.
-  redis.call('HSET', key, unpack(fields))
-  if not (m or n) then
-    local kept, why = pcall(keep, key, m, n, till)
-    if not kept then
-      -- A user without the right to do this is told so, and has been granted nothing.
-      redis.call('HDEL', key, 'h')
-      error(why, 0)
-    end
-  end
-  return {'won', text(fence), text(attempt), previous, s or '', n or ''}
-end
-
-local answers = {id, text(now), lost and text(lost) or ''}
-for i = 2, #KEYS do
-  answers[i + 2] = each(acquire, KEYS[i], 4 + (i - 2) * 8)
-end
-return answers
+return answers .. table.concat(many)

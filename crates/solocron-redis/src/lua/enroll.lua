@@ -1,31 +1,26 @@
--- Makes locks take claims, and reads them. KEYS: locks. ARGV: for each name, fingerprint.
-local function enroll(key, at)
-  local name, fingerprint = ARGV[at], ARGV[at + 1]
-  local got, wrong = load(key, name, 'm', 's', 'n')
-  if wrong then
-    return wrong
+-- Makes locks take claims, and reads them. KEYS: locks. ARGV: for each fingerprint, name. Answers with C (created) or K, and the record.
+local function enroll(key, ask)
+  local fingerprint = sub(ask, 1, 8)
+  local name, body, node, waited, fence, till, since, tick, attempt, holder, released, expires = load(key, sub(ask, 9))
+  if not name then
+    return body
   end
-  local m, s, n = got[3], got[4], got[5]
-  local created = not m
-  local fields = {}
-  if new(got) then
-    fields = {'v', VERSION, 'k', name}
+  if body == '' then
+    body = string.rep('\0', STRINGS - 1)
   end
+  local created = string.byte(body, 53) == 0
   if created then
-    m = claim_text(floor_ms(now), true, 0, '-')
-    fields[#fields + 1], fields[#fields + 2] = 'm', m
+    body = sub(body, 1, 40) .. pack('<dI4BB', floor_ms(now), 0, 2, 0) .. sub(body, 55)
   end
-  if created or string.match(s, '^%d+') ~= fingerprint then
-    s = fingerprint .. ' ' .. text(floor_ms(now))
-    fields[#fields + 1], fields[#fields + 2] = 's', s
-    redis.call('HSET', key, unpack(fields))
-    redis.call('PERSIST', key)
+  if created or sub(body, 17, 24) ~= fingerprint then
+    body = sub(body, 1, 16) .. fingerprint .. pack('<d', floor_ms(now)) .. sub(body, 33)
+    return (created and 'C' or 'K') .. save(key, false, name, body, node, waited, fence, till, since, tick, attempt, holder, released, expires)
   end
-  return {'ok', created and '1' or '0', m, s, n or ''}
+  return 'K' .. call('GET', key)
 end
 
-local answers = {text(now)}
+local answers = {pack('<d', now)}
 for i = 1, #KEYS do
-  answers[i + 1] = each(enroll, KEYS[i], i * 2 - 1)
+  answers[i + 1] = each(enroll, KEYS[i], ARGV[i])
 end
-return answers
+return table.concat(answers)

@@ -1,19 +1,19 @@
--- Extends living leases; revives none. KEYS: locks. ARGV: for each nonce, ttl_us. Answers 1 or 0 for each.
-local function renew(key, at)
-  local got = redis.call('HMGET', key, 'h', 'm', 'n')
-  local held = holder(got[1])
-  if not held or held.nonce ~= ARGV[at] or held.till <= now then
-    return 0
+-- Extends living leases; revives none. KEYS: locks. ARGV: for each nonce, ttl_us. Answers Y or N for each.
+local function renew(key, ask)
+  local nonce, ttl = unpack('<c16d', ask)
+  local name, body, node, waited, fence, till, since, tick, attempt, holder, released, expires = load(key)
+  if not name then
+    return body
   end
-  local till = now + tonumber(ARGV[at + 1])
-  -- First, and for enrolled keys as well: it needs no memory, and after a first write a full store refuses no second one.
-  keep(key, got[2], got[3], till)
-  redis.call('HSET', key, 'h', held.nonce .. ' ' .. text(till) .. ' ' .. held.rest)
-  return 1
+  if holder ~= nonce or till <= now then
+    return 'N'
+  end
+  save_anyway(key, false, name, body, node, waited, fence, now + ttl, since, tick, attempt, holder, released, expires)
+  return 'Y'
 end
 
-local answers = {text(now)}
+local answers = {pack('<d', now)}
 for i = 1, #KEYS do
-  answers[i + 1] = each(renew, KEYS[i], i * 2 - 1)
+  answers[i + 1] = each(renew, KEYS[i], ARGV[i])
 end
-return answers
+return table.concat(answers)

@@ -144,14 +144,14 @@ impl Store {
                 let call = acquire(
                     names,
                     "",
-                    String::new(),
+                    b"",
                     std::slice::from_ref(&request),
                     std::slice::from_ref(&slug),
                 );
-                let mut attempted = Attempted::read(self.run(&script::ACQUIRE, &call)).unwrap();
-                assert_eq!(attempted.now, now);
-                let got =
-                    replied(settings, &request, &slug, now, attempted.answers.next().unwrap());
+                let answer = self.run(&script::ACQUIRE, &call);
+                let mut answers = Bytes::of(&answer, "attempt").unwrap();
+                assert_eq!(opened(&mut answers).unwrap().0, now);
+                let got = replied(settings, &request, &slug, now, answers.frame().unwrap());
                 compare(&mut records[name], &request, now, got);
             }
             Step::Renew { name, nonce, ttl_ms } => {
@@ -159,7 +159,7 @@ impl Store {
                     (key(name), Nonce::from_u128(nonce), Duration::from_millis(ttl_ms));
                 let lease = RedisLease { slug: key.slug(), key, nonce, ttl };
                 let answer = self.run(&script::RENEW, &renew(names, &[&lease]));
-                let got = renewed(settings, &[&lease], LeaseInstant::NEVER, answer)
+                let got = renewed(settings, &[&lease], LeaseInstant::NEVER, &answer)
                     .unwrap()
                     .remove(0)
                     .unwrap();
@@ -174,9 +174,12 @@ impl Store {
                     _ => MarkAfter::Undo,
                 };
                 let (key, nonce) = (key(name), Nonce::from_u128(nonce));
-                let call = release(names, &key, &key.slug(), nonce, after, revoke);
-                let got = released(settings, &key, &key.slug(), self.run(&script::RELEASE, &call))
-                    .unwrap();
+                let slug = key.slug();
+                let returned = Return { key, slug, nonce, mark: after, revoke };
+                let call = release(names, std::slice::from_ref(&returned));
+                let answer = self.run(&script::RELEASE, &call);
+                let answer = frames(&answer).unwrap().1.frame().unwrap();
+                let got = released(settings, &returned, answer).unwrap();
                 let record = &mut records[name];
                 let expected = if revoke {
                     record.revoke(nonce, after, now)
@@ -188,7 +191,7 @@ impl Store {
             Step::Enroll { name, fingerprint } => {
                 let jobs = [Enrolment { key: key(name), fingerprint }];
                 let got =
-                    enrolled(settings, &jobs, self.run(&script::ENROLL, &enroll(names, &jobs)))
+                    enrolled(settings, &jobs, &self.run(&script::ENROLL, &enroll(names, &jobs)))
                         .unwrap()
                         .remove(0)
                         .unwrap();
@@ -197,7 +200,7 @@ impl Store {
             Step::Note { name, expected, body } => {
                 let key = key(name);
                 let answer = self.run(&script::NOTE, &note(names, &key, expected, &body));
-                let got = noted(settings, &key, answer).unwrap();
+                let got = noted(settings, &key, &answer).unwrap();
                 assert_eq!(got, records[name].set_note(expected, &body).unwrap().0);
             }
         }
@@ -207,7 +210,7 @@ impl Store {
         });
         let now = self.now();
         let held: Vec<_> = records.iter().filter_map(|record| record.holder(now, true)).collect();
-        assert_eq!(holders("", self.run(&script::HOLDERS, &call)).unwrap(), held);
+        assert_eq!(holders("", &self.run(&script::HOLDERS, &call)).unwrap(), held);
     }
 }
 

@@ -84,8 +84,9 @@ async fn a_loss_that_lies_ahead_is_taken_for_one_of_now() {
     backend.epoch().await.unwrap();
     must(&server, &["FLUSHALL"]);
     assert!(is_recovering(&backend, BRIEF).await);
-    let tomorrow = ((now().as_millis() + 86_400_000) * 1000).to_string();
-    must(&server, &["HSET", "{test}:epoch", "lost", &tomorrow]);
+    // Where the record says when the loss was found, in microseconds.
+    let tomorrow = ((now().as_millis() + 86_400_000) * 1000) as f64;
+    server.command(&[b"SETRANGE".as_slice(), b"{test}:epoch", b"28", &tomorrow.to_le_bytes()]);
     until("a grant", async || !is_recovering(&backend, BRIEF).await).await;
 }
 
