@@ -337,9 +337,8 @@ async fn burst(misfire: Misfire) -> Vec<(usize, usize)> {
     const JOBS: usize = 3_000;
     let (told, mut heard) = unbounded_channel::<Event>();
     let secondly = Every::new(Duration::from_secs(1)).unwrap();
-    let jobs = (0..JOBS).map(|job| {
-        Job::new(job.to_string(), secondly.clone(), async |_: Context| {}).misfire(misfire)
-    });
+    let jobs = (0..JOBS)
+        .map(|job| Job::new(job.to_string(), secondly, async |_: Context| {}).misfire(misfire));
     let scheduler = Scheduler::builder(locks()).jobs(jobs);
     let scheduler = scheduler.observe(move |event| drop(told.send(event.clone()))).build().unwrap();
     let (mut ticks, mut over) = (HashMap::<_, (usize, usize)>::new(), HashSet::new());
