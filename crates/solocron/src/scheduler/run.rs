@@ -167,11 +167,7 @@ impl Engine {
             }
             // Whatever else has come in meanwhile, before looking at the clock again.
             let now = self.clock.now();
-            while heard < MOST_IN_A_TURN
-                && let Ok(message) = messages.try_recv()
-            {
-                heard += self.take(Some(message), now);
-            }
+            heard += self.take_more(&mut messages, now, heard);
             if heard >= MOST_IN_A_TURN || wait.is_zero() {
                 // There is more to do. The runs that were started have their turn first, where this thread is the only one.
                 self.flush();
@@ -271,12 +267,9 @@ impl Engine {
                 biased;
                 transition = term::next(&mut self.term) => { self.hear(transition); continue }
                 message = messages.recv() => {
-                    let (mut heard, now) = (0, self.clock.now());
-                    let mut message = message;
-                    while message.is_some() && heard < MOST_IN_A_TURN {
-                        heard += self.take(message, now);
-                        message = messages.try_recv().ok();
-                    }
+                    let now = self.clock.now();
+                    self.take(message, now);
+                    self.take_more(messages, now, 0);
                     continue;
                 }
                 () = stopper.now().cancelled(), if !stopped => {
@@ -306,6 +299,22 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Hears what is there already, as far as a turn that has `heard` so many may; says of how many jobs that was.
+    fn take_more(
+        &mut self,
+        messages: &mut UnboundedReceiver<Message>,
+        now: Timestamp,
+        heard: usize,
+    ) -> usize {
+        let mut more = 0;
+        while heard + more < MOST_IN_A_TURN
+            && let Ok(message) = messages.try_recv()
+        {
+            more += self.take(Some(message), now);
+        }
+        more
     }
 
     /// Hears a message, and says of how many jobs that was.
