@@ -50,7 +50,9 @@ pub(crate) fn markdown(head: &Head, findings: &Findings) -> String {
         let growth = findings.growth(family.name, 2, 64);
         let growth: Vec<_> =
             growth.iter().map(|of| format!("{} {}", of.what, spread(&of.rounds))).collect();
-        text += &format!("\nHand-over p50 of 64 contenders / of 2: {}\n", growth.join("; "));
+        if !growth.is_empty() {
+            text += &format!("\nHand-over p50 of 64 contenders / of 2: {}\n", growth.join("; "));
+        }
         let probed = findings.probed.iter().find(|(of, _)| of.name == family.name);
         if let (Some((_, probes)), Some(what)) = (probed, family.server.probe()) {
             let busy: Samples = probes.iter().map(|probe| probe.busy).collect();
