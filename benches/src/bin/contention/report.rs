@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use solocron_benches::plot::{Range, ranges};
 use solocron_benches::{Samples, Table, round as digits};
 
-use super::families::{Family, Kind};
+use super::families::{Family, Kind, Server};
 use super::findings::{Contended, Failed, Findings, Ratio, spread};
 use super::round::Round;
 use super::stage::Probe;
@@ -50,7 +50,9 @@ pub(crate) fn markdown(head: &Head, findings: &Findings) -> String {
         let growth = findings.growth(family.name, 2, 64);
         let growth: Vec<_> =
             growth.iter().map(|of| format!("{} {}", of.what, spread(&of.rounds))).collect();
-        text += &format!("\nHand-over p50 of 64 contenders / of 2: {}\n", growth.join("; "));
+        if !growth.is_empty() {
+            text += &format!("\nHand-over p50 of 64 contenders / of 2: {}\n", growth.join("; "));
+        }
         let probed = findings.probed.iter().find(|(of, _)| of.name == family.name);
         if let (Some((_, probes)), Some(what)) = (probed, family.server.probe()) {
             let busy: Samples = probes.iter().map(|probe| probe.busy).collect();
@@ -73,7 +75,10 @@ pub(crate) fn markdown(head: &Head, findings: &Findings) -> String {
 fn contention(family: &Family, findings: &Findings) -> Table {
     let probe = family.server.probe();
     let by_probe = probe.map(|probe| [format!("x {probe}"), format!("x {probe} every 5 ms")]);
-    let mut headings = vec!["contenders", "subject", "hand-over p50 ms", "x floor"];
+    // etcd's floor is its probe.
+    let floor = family.server != Server::Etcd;
+    let mut headings = vec!["contenders", "subject", "hand-over p50 ms"];
+    headings.extend(floor.then_some("x floor"));
     headings.extend(by_probe.iter().flatten().map(String::as_str));
     headings.extend(["p99 ms", "max ms"]);
     headings.extend(probe.map(|_| "commands a turn"));
@@ -89,12 +94,9 @@ fn contention(family: &Family, findings: &Findings) -> Table {
         let sum = |of: &dyn Fn(&super::history::Figures) -> usize| -> usize {
             row.rounds.iter().map(|round| of(&round.figures)).sum()
         };
-        let mut cells = vec![
-            row.crowd.name(),
-            row.subject.name.to_owned(),
-            samples(&row.handover(0.5)).show(),
-            ratio(ratios.floor.as_ref()),
-        ];
+        let mut cells =
+            vec![row.crowd.name(), row.subject.name.to_owned(), samples(&row.handover(0.5)).show()];
+        cells.extend(floor.then(|| ratio(ratios.floor.as_ref())));
         if probe.is_some() {
             cells.extend([ratio(ratios.probe.as_ref()), ratio(ratios.paced.as_ref())]);
         }
@@ -116,7 +118,7 @@ fn contention(family: &Family, findings: &Findings) -> Table {
 }
 
 fn failover(family: &Family, findings: &Findings) -> Table {
-    let ttl = !family.ttl.is_zero();
+    let ttl = family.server == Server::Redis; // which says how much of it is left
     let mut headings = vec!["kill -9 of", "kills", "to taken p50 ms", "max ms", "x floor"];
     headings.extend(ttl.then_some("beyond what was left of its ttl, ms"));
     headings.push("taken before the kill");

@@ -41,7 +41,11 @@ pub(crate) fn version(subject: &Subject) -> Result<String, String> {
         let package = if subject.name == "etcd-lock-rpc" { "etcd-client" } else { subject.name };
         return Ok(format!("{package} {}", locked(package).unwrap_or("of unknown version")));
     }
-    let mut command = program(subject.by);
+    about(program(subject.by), subject)
+}
+
+/// What this program says about it.
+fn about(mut command: Command, subject: &Subject) -> Result<String, String> {
     let missing = |why: &str| format!("{why}; scripts/rivals installs what it can");
     let output = command
         .args(["--about", subject.name])
@@ -67,6 +71,22 @@ fn locked(package: &str) -> Option<&'static str> {
 mod tests {
     use super::super::families::{FAMILIES, Kind};
     use super::*;
+
+    #[test]
+    fn a_missing_interpreter_or_package_is_named() {
+        let mut subjects = FAMILIES.iter().flat_map(|family| family.subjects);
+        let subject = subjects.find(|subject| subject.by == By::Node).expect("there is one");
+        let none = about(Command::new("/nonexistent/node"), subject).unwrap_err();
+        assert!(none.contains("/nonexistent/node: ") && none.contains("scripts/rivals"), "{none}");
+
+        let mut failing = Command::new("sh");
+        failing.args([
+            "-c",
+            "echo a frame >&2; echo \"Error: Cannot find module 'redlock'\" >&2; exit 1",
+        ]);
+        let failed = about(failing, subject).unwrap_err();
+        assert!(failed.starts_with("Error: Cannot find module 'redlock'; "), "{failed}");
+    }
 
     #[test]
     fn every_rival_that_is_a_crate_has_a_version() {
