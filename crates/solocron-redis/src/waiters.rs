@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use redis::Value;
@@ -42,6 +42,8 @@ pub(crate) struct Waiters {
 
 #[derive(Debug, Default)]
 struct Lines {
+    /// The process that stands in them: a forked child starts with none.
+    pid: u32,
     by_slug: HashMap<String, Arc<Line>>,
     /// The round is under way.
     rounds: bool,
@@ -51,6 +53,7 @@ struct Lines {
 #[derive(Debug)]
 struct Line {
     slug: String,
+    pid: u32,
     /// What stands in the line for this process: never used again, so that a late farewell takes nobody else out.
     place: String,
     state: Mutex<Standing>,
@@ -68,8 +71,8 @@ struct Standing {
     in_store: bool,
     /// Where in the line; kept until the lock was had.
     score: String,
-    /// A wake-up came, and nobody has used it yet.
-    baton: bool,
+    /// When a wake-up came that nobody has used yet.
+    baton: Option<Instant>,
 }
 
 impl Line {
@@ -86,7 +89,12 @@ impl Line {
 
 impl Waiters {
     fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = std::process::id();
+        if lines.pid != pid {
+            *lines = Lines { pid, ..Lines::default() };
+        }
+        lines
     }
 
     /// A release has chosen this node. False: nobody waits here any more.
@@ -94,7 +102,7 @@ impl Waiters {
         let Some(line) = self.lines().by_slug.get(slug).cloned() else { return false };
         {
             let mut state = line.state();
-            (state.in_line, state.in_store, state.baton) = (false, false, true);
+            (state.in_line, state.in_store, state.baton) = (false, false, Some(Instant::now()));
         }
         line.tell();
         true
@@ -114,7 +122,7 @@ impl Waiters {
         let line = self.lines().by_slug.get(slug).cloned();
         if let Some(line) = line {
             let mut state = line.state();
-            state.baton = false;
+            state.baton = None;
             if here {
                 state.score = String::new();
             }
@@ -146,8 +154,15 @@ impl RedisWatch {
             let line = lines.by_slug.entry(key.slug()).or_insert_with_key(|slug| {
                 let place =
                     format!("{}:{}", link.node(), waiters.places.fetch_add(1, Ordering::Relaxed));
-                let (slug, state) = (slug.clone(), Mutex::default());
-                Arc::new(Line { slug, place, state, news: AtomicU64::new(0), told: Notify::new() })
+                let (slug, pid, state) = (slug.clone(), std::process::id(), Mutex::default());
+                Arc::new(Line {
+                    slug,
+                    pid,
+                    place,
+                    state,
+                    news: AtomicU64::new(0),
+                    told: Notify::new(),
+                })
             });
             line.state().watches += 1;
             let line = Arc::clone(line);
@@ -197,16 +212,19 @@ impl Drop for RedisWatch {
     fn drop(&mut self) {
         let pass_on = {
             let mut lines = self.link.waiters().lines();
+            if self.line.pid != lines.pid {
+                return; // a parent's place, seen from its forked child
+            }
             let mut state = self.line.state();
             state.watches -= 1;
             if state.watches > 0 {
                 return;
             }
             lines.by_slug.remove(&self.line.slug);
-            if !(state.in_store || state.baton) {
+            if !(state.in_store || state.baton.is_some()) {
                 return;
             }
-            state.baton
+            state.baton.is_some()
         };
         leave(&self.link, &self.line.slug, &self.line.place, pass_on);
     }
@@ -233,7 +251,7 @@ async fn stand(link: &Arc<Link>, lines: &[Arc<Line>], news: bool) -> Result<(), 
         call.key(names.waiters(&line.slug));
         let mut state = line.state();
         // Whoever passes a wake-up on goes to the end of the line.
-        let pass_on = std::mem::take(&mut state.baton);
+        let pass_on = state.baton.take().is_some();
         if pass_on {
             state.score = String::new();
         }
@@ -273,7 +291,9 @@ fn rounds(link: &Arc<Link>) -> Result<(), BackendError> {
         loop {
             tokio::time::sleep(ROUND).await;
             let Some(link) = weak.upgrade() else { return };
-            let Some(lines) = link.waiters().standing() else { return };
+            let Some(mut lines) = link.waiters().standing() else { return };
+            // Whoever was woken just now is about to try.
+            lines.retain(|line| line.state().baton.is_none_or(|since| since.elapsed() >= ROUND));
             for batch in lines.chunks(BATCH) {
                 // Unreachable: a new connection wakes everybody.
                 let _ = stand(&link, batch, true).await;
