@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use super::backend::{ClaimState, Lost, MarkAfter, Note, Released, Schedule};
 use super::held::Held;
 use super::keep::{Chore, Keep};
-use super::options::Timing;
 use super::{Fence, LockKey, Mark};
 use crate::error::{Error, Result};
 
@@ -28,21 +27,17 @@ use crate::error::{Error, Result};
 pub struct LockGuard {
     held: Arc<Held>,
     keep: Arc<Keep>,
-    timing: Timing,
-    id: u64,
     after: MarkAfter,
     gone: bool,
 }
 
 impl LockGuard {
-    pub(crate) fn new(
-        held: Arc<Held>,
-        keep: Arc<Keep>,
-        timing: Timing,
-        id: u64,
-        after: MarkAfter,
-    ) -> Self {
-        Self { held, keep, timing, id, after, gone: false }
+    pub(crate) fn new(held: Arc<Held>, keep: Arc<Keep>, after: MarkAfter) -> Self {
+        Self { held, keep, after, gone: false }
+    }
+
+    pub(crate) fn held(&self) -> &Arc<Held> {
+        &self.held
     }
 
     /// The lock.
@@ -85,7 +80,7 @@ impl LockGuard {
     /// A token that is cancelled when the lock is lost, for code that cannot hold the guard.
     #[must_use]
     pub fn token(&self) -> CancellationToken {
-        self.held.over.child_token()
+        self.held.token()
     }
 
     /// Runs `work` on the caller's task and hands its value back untouched.
@@ -145,22 +140,21 @@ impl LockGuard {
         const TRIES: u32 = 3;
         // From here on, dropping this future leaves the same thing to the reaper.
         self.after = after;
-        self.keep.let_go(self.id);
-        self.held.given_back.cancel();
         if self.held.forked() {
             self.gone = true;
             return Ok(Released::NotOwner { mark: None });
         }
+        self.keep.let_go(&self.held);
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.keep.give_back(&self.held, after, &self.timing).await {
+            match self.keep.give_back(&self.held, after).await {
                 Ok(released) => {
                     self.gone = true;
                     return Ok(released);
                 }
                 Err(error) if tries < TRIES && Keep::worth_retrying(&error) => {
-                    self.keep.clock.sleep(self.timing.request_timeout / 10).await
+                    self.keep.clock.sleep(self.held.timing.request_timeout / 10).await
                 }
                 Err(source) => {
                     return Err(Error::Backend {
@@ -176,7 +170,7 @@ impl LockGuard {
     /// A way to check the lease for those who do not hold its guard.
     pub(crate) fn check_from_afar(&self) -> LeaseCheck {
         let (held, keep) = (Arc::clone(&self.held), Arc::clone(&self.keep));
-        LeaseCheck { held, keep, notice: self.timing.notice }
+        LeaseCheck { held, keep }
     }
 
     /// What happens to the claimed tick if the guard is dropped.
@@ -190,10 +184,8 @@ impl Drop for LockGuard {
         if self.gone || self.held.forked() {
             return;
         }
-        self.keep.let_go(self.id);
-        self.held.given_back.cancel();
-        let held = Arc::clone(&self.held);
-        self.keep.leave(Chore::GiveBack { held, after: self.after, timing: self.timing });
+        self.keep.let_go(&self.held);
+        self.keep.leave(Chore::GiveBack { held: Arc::clone(&self.held), after: self.after });
     }
 }
 
@@ -202,7 +194,6 @@ impl Drop for LockGuard {
 pub(crate) struct LeaseCheck {
     held: Arc<Held>,
     keep: Arc<Keep>,
-    notice: Duration,
 }
 
 impl LeaseCheck {
@@ -230,23 +221,17 @@ impl LeaseCheck {
 
     /// Whether its guard is gone, or about to go.
     pub(crate) fn is_given_back(&self) -> bool {
-        self.held.given_back.is_cancelled()
+        self.held.is_given_back()
     }
 
     /// Says that its guard is about to go.
     pub(crate) fn give_up(&self) {
-        self.held.given_back.cancel();
+        self.held.give_up();
     }
 
     /// Returns once it is lost or given back.
     pub(crate) async fn over(&self) {
-        if self.held.forked() {
-            return;
-        }
-        tokio::select! {
-            () = self.held.over.cancelled() => {}
-            () = self.held.given_back.cancelled() => {}
-        }
+        self.held.over().await;
     }
 
     /// How long after `why` was announced the lock may still be relied on: nothing, but where its end was seen coming.
@@ -254,7 +239,7 @@ impl LeaseCheck {
         let remaining = self.held.deadline().saturating_since(self.lease_now());
         match why {
             Lost::Expired => remaining,
-            Lost::MaxRuntime => remaining.min(self.notice),
+            Lost::MaxRuntime => remaining.min(self.held.timing.notice),
             _ => Duration::ZERO,
         }
     }

@@ -1,12 +1,15 @@
 //! What this process knows of one lease that it holds.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::backend::Lost;
 use super::driver::AnyLease;
+use super::options::Timing;
+use super::validity::Term;
 use super::{Fence, LockKey, Nonce};
 use crate::clock::LeaseInstant;
 
@@ -16,6 +19,8 @@ use crate::clock::LeaseInstant;
 ///   living ──── told (ttl/10 before the deadline), NotOwner, pushed loss, max_runtime ───► lost ──► given back
 ///      └─────────────────────────── release, drop ─────────────────────────────────────────────────►──┘
 /// ```
+///
+/// Most leases are given back before anybody has asked for news of them, so what tells it is made when somebody does.
 pub(crate) struct Held {
     pub(crate) key: LockKey,
     pub(crate) nonce: Nonce,
@@ -23,35 +28,52 @@ pub(crate) struct Held {
     pub(crate) lease: AnyLease,
     /// The request was sent more than once: late copies of it may exist, so the nonce is refused when the lease is given back.
     pub(crate) resent: bool,
-    /// Fires when the job must stop.
-    pub(crate) over: CancellationToken,
-    /// Fires when the guard is gone.
-    pub(crate) given_back: CancellationToken,
+    pub(crate) timing: Timing,
+    /// Its number at the keeping loop.
+    pub(crate) id: u64,
+    /// From before its first renewal.
+    pub(crate) first_term: Term,
+    /// The process that won it.
     pid: u32,
     deadline: AtomicU64,
     lost: OnceLock<Lost>,
+    given_back: AtomicBool,
+    /// Rung when it is lost, and when it is given back.
+    news: Notify,
+    /// Cancelled when it is lost; there since somebody asked for it.
+    token: OnceLock<CancellationToken>,
+}
+
+/// What a lease is made of.
+pub(crate) struct Won {
+    pub(crate) key: LockKey,
+    pub(crate) nonce: Nonce,
+    pub(crate) fence: Fence,
+    pub(crate) lease: AnyLease,
+    pub(crate) timing: Timing,
+    pub(crate) term: Term,
+    pub(crate) resent: bool,
+    pub(crate) pid: u32,
 }
 
 impl Held {
-    pub(crate) fn new(
-        key: LockKey,
-        nonce: Nonce,
-        fence: Fence,
-        lease: AnyLease,
-        deadline: LeaseInstant,
-        resent: bool,
-    ) -> Self {
+    pub(crate) fn new(won: Won, id: u64) -> Self {
+        let Won { key, nonce, fence, lease, timing, term, resent, pid } = won;
         Self {
             key,
             nonce,
             fence,
             lease,
             resent,
-            over: CancellationToken::new(),
-            given_back: CancellationToken::new(),
-            pid: std::process::id(),
-            deadline: AtomicU64::new(deadline.nanos()),
+            timing,
+            id,
+            pid,
+            first_term: term,
+            deadline: AtomicU64::new(term.deadline.nanos()),
             lost: OnceLock::new(),
+            given_back: AtomicBool::new(false),
+            news: Notify::new(),
+            token: OnceLock::new(),
         }
     }
 
@@ -65,7 +87,32 @@ impl Held {
         if self.lost.set(why).is_ok() {
             tracing::debug!(key = %self.key, fence = %self.fence, %why, "lease lost");
         }
-        self.over.cancel();
+        // Either this sees the token, or who makes it sees the loss.
+        fence(Ordering::SeqCst);
+        if let Some(token) = self.token.get() {
+            token.cancel();
+        }
+        self.news.notify_waiters();
+    }
+
+    /// Its guard is gone, or about to go.
+    pub(crate) fn give_up(&self) {
+        self.given_back.store(true, Ordering::SeqCst);
+        self.news.notify_waiters();
+    }
+
+    pub(crate) fn is_given_back(&self) -> bool {
+        self.given_back.load(Ordering::SeqCst)
+    }
+
+    /// A token that is cancelled when it is lost. To cancel it cancels nobody else's.
+    pub(crate) fn token(&self) -> CancellationToken {
+        let token = self.token.get_or_init(CancellationToken::new);
+        fence(Ordering::SeqCst);
+        if self.why_lost().is_some() {
+            token.cancel();
+        }
+        token.child_token()
     }
 
     /// Returns once it is lost.
@@ -73,8 +120,26 @@ impl Held {
         if self.forked() {
             return Lost::Forked;
         }
-        self.over.cancelled().await;
-        self.why_lost().unwrap_or(Lost::Expired)
+        self.until(|| self.why_lost()).await
+    }
+
+    /// Returns once it is lost or given back.
+    pub(crate) async fn over(&self) {
+        if !self.forked() {
+            let over = || (self.is_given_back() || self.why_lost().is_some()).then_some(());
+            self.until(over).await;
+        }
+    }
+
+    async fn until<T>(&self, known: impl Fn() -> Option<T>) -> T {
+        loop {
+            // Listen first, look then: the news may come in between.
+            let news = self.news.notified();
+            if let Some(known) = known() {
+                return known;
+            }
+            news.await;
+        }
     }
 
     pub(crate) fn why_lost(&self) -> Option<Lost> {

@@ -10,8 +10,13 @@
 //! ```
 //!
 //! The deadline never waits for a call: renewals run beside the loop, not in it.
+//!
+//! Most leases are given back after a moment, so a lease costs one entry and no task, no wake-up and no timer of its own. Whoever
+//! still holds one after [`SETTLED_IN`] is also told of losses that the store pushes.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +24,7 @@ use tokio::sync::Notify;
 
 use super::backend::{Lost, MarkAfter, Released, Renewal};
 use super::driver::Driver;
-use super::held::Held;
+use super::held::{Held, Won};
 use super::keeper::Keeper;
 use super::options::Timing;
 use super::validity::Term;
@@ -30,6 +35,10 @@ use crate::error::{BackendError, Kind};
 /// How long the loop lingers without a lease.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How old a lease is when somebody begins to listen for the pushed news of its loss. To listen costs a task: too much for a lease
+/// that is given back in a moment, and who is told a moment later loses nothing that renewals would not tell much later.
+const SETTLED_IN: Duration = Duration::from_millis(50);
+
 /// What all handles of a [`Locks`](super::Locks) share.
 #[derive(Debug)]
 pub(crate) struct Keep {
@@ -37,6 +46,7 @@ pub(crate) struct Keep {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) keeper: Keeper,
     tells_loss: bool,
+    next_id: AtomicU64,
     state: Mutex<State>,
     wake: Notify,
     /// A chore is done.
@@ -46,6 +56,9 @@ pub(crate) struct Keep {
 #[derive(Debug, Default)]
 struct State {
     leases: HashMap<u64, Kept>,
+    /// When to look at each lease. An entry of another time than its lease's `looks_at`, or of no lease, means nothing any more: most
+    /// leases go before anybody looks at them, and to find their entries would cost more than to let them be.
+    looks: BinaryHeap<Reverse<(LeaseInstant, u64)>>,
     chores: Vec<Chore>,
     /// Chores that are queued or under way.
     unsettled: usize,
@@ -53,7 +66,6 @@ struct State {
     revoking: HashMap<LockKey, usize>,
     /// The process whose leases these are.
     pid: u32,
-    next_id: u64,
     running: bool,
     /// When the loop will look again by itself.
     looks_at: LeaseInstant,
@@ -62,38 +74,64 @@ struct State {
 #[derive(Debug)]
 struct Kept {
     held: Arc<Held>,
-    timing: Timing,
     term: Term,
     /// When renewal ends, by `max_runtime`.
     ends_at: LeaseInstant,
     renewing: bool,
     /// A renewal of many got no answer: renewed alone until one does, so that one stuck key loses no other.
     alone: bool,
+    /// From when on somebody listens for pushed news of its loss; never, where somebody does already, or there is none.
+    listens_at: LeaseInstant,
+    /// When it is looked at next.
+    looks_at: LeaseInstant,
 }
 
 impl Kept {
+    fn new(held: &Arc<Held>, now: LeaseInstant, listens_at: LeaseInstant) -> Self {
+        let mut kept = Self {
+            held: Arc::clone(held),
+            term: held.first_term,
+            ends_at: held.timing.max_runtime.map_or(LeaseInstant::NEVER, |limit| now + limit),
+            renewing: false,
+            alone: false,
+            listens_at,
+            looks_at: LeaseInstant::NEVER,
+        };
+        kept.looks_at = kept.next_look();
+        kept
+    }
+
     /// How often it is renewed, or verified.
     fn period(&self) -> Duration {
         match self.term.deadline {
-            LeaseInstant::NEVER => self.timing.verify_every,
-            _ => self.timing.renew_every,
+            LeaseInstant::NEVER => self.held.timing.verify_every,
+            _ => self.held.timing.renew_every,
         }
     }
 
     fn next_look(&self) -> LeaseInstant {
         let renew_at = if self.renewing { LeaseInstant::NEVER } else { self.term.renew_at };
-        renew_at.min(self.term.warn_at).min(self.ends_at)
+        renew_at.min(self.term.warn_at).min(self.ends_at).min(self.listens_at)
     }
 }
 
 /// Leases that are renewed with one call.
-type Due = Vec<(u64, Arc<Held>, Timing)>;
+type Due = Vec<Arc<Held>>;
+
+/// What the loop has to do now.
+#[derive(Default)]
+struct ToDo {
+    /// One call each.
+    renewals: Vec<Due>,
+    /// To be listened for.
+    settled_in: Vec<Arc<Held>>,
+}
 
 /// Something to give back.
 #[derive(Debug)]
 pub(crate) enum Chore {
     /// A lease whose guard is gone.
-    GiveBack { held: Arc<Held>, after: MarkAfter, timing: Timing },
+    GiveBack { held: Arc<Held>, after: MarkAfter },
     /// An acquisition of unknown outcome.
     Revoke { key: LockKey, nonce: Nonce, timing: Timing },
 }
@@ -107,6 +145,7 @@ impl Keep {
             clock,
             keeper,
             tells_loss,
+            next_id: AtomicU64::new(0),
             state: Mutex::new(state),
             wake: Notify::new(),
             chore_done: Notify::new(),
@@ -115,51 +154,70 @@ impl Keep {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics halfway through a change.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let pid = std::process::id();
-        if state.pid != pid {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, if need be that of a process which was forked from the one that made it.
+    fn own_state(&self) -> MutexGuard<'_, State> {
+        self.state_of(std::process::id())
+    }
+
+    /// The state of the process `pid`: this one, or its parent where it was forked meanwhile.
+    fn state_of(&self, pid: u32) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        if state.pid != pid && pid == std::process::id() {
             // A forked child: its parent goes on keeping what it held, and the thread that did so is not in here.
-            *state = State { next_id: state.next_id, pid, ..State::default() };
+            *state = State { pid, ..State::default() };
         }
         state
     }
 
-    /// Keeps a lease until [`let_go`](Self::let_go). Answers with its number.
-    pub(crate) fn keep(self: &Arc<Self>, held: &Arc<Held>, timing: Timing, term: Term) -> u64 {
-        let now = self.clock.lease_now();
-        let ends_at = timing.max_runtime.map_or(LeaseInstant::NEVER, |limit| now + limit);
-        let kept =
-            Kept { held: Arc::clone(held), timing, term, ends_at, renewing: false, alone: false };
-        let mut state = self.state();
-        let id = state.next_id;
-        state.next_id += 1;
-        let sooner = kept.next_look() < state.looks_at;
-        state.leases.insert(id, kept);
-        self.rouse(state, sooner);
-        if self.tells_loss {
-            let (keep, held) = (Arc::clone(self), Arc::clone(held));
-            self.keeper.spawn(async move {
-                tokio::select! {
-                    // The news of our own release is no loss, and it may come before this task sees that we released.
-                    why = keep.driver.lost(&held.lease) => if !held.given_back.is_cancelled() {
-                        held.lose(why);
-                    },
-                    () = held.given_back.cancelled() => {}
-                    () = held.over.cancelled() => {}
-                }
-            });
-        }
-        id
+    /// What this process has just won, to be [kept](Self::keep).
+    pub(crate) fn held(&self, won: Won) -> Arc<Held> {
+        Arc::new(Held::new(won, self.next_id.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// Renews lease `id` no more.
-    pub(crate) fn let_go(&self, id: u64) {
-        self.state().leases.remove(&id);
+    /// Keeps leases that the process `pid` has won, each until [`let_go`](Self::let_go). Its forked child keeps none of them.
+    pub(crate) fn keep<'a>(self: &Arc<Self>, won: impl Iterator<Item = &'a Arc<Held>>, pid: u32) {
+        let now = self.clock.lease_now();
+        let listens_at = if self.tells_loss { now + SETTLED_IN } else { LeaseInstant::NEVER };
+        let mut state = self.state_of(pid);
+        if state.pid != pid {
+            return;
+        }
+        let mut first = LeaseInstant::NEVER;
+        for held in won {
+            let kept = Kept::new(held, now, listens_at);
+            first = first.min(kept.looks_at);
+            state.looks.push(Reverse((kept.looks_at, held.id)));
+            state.leases.insert(held.id, kept);
+        }
+        state.forget_old_looks();
+        let sooner = first < state.looks_at;
+        self.rouse(state, sooner);
+    }
+
+    /// Renews a lease no more: it is given back.
+    pub(crate) fn let_go(&self, held: &Held) {
+        let kept = self.state().leases.remove(&held.id);
+        held.give_up();
+        drop(kept);
+    }
+
+    /// Hears of a loss that the store pushes.
+    async fn listen(self: Arc<Self>, held: Arc<Held>) {
+        tokio::select! {
+            // The news of our own release is no loss, and it may come before this task sees that we released.
+            why = self.driver.lost(&held.lease) => if !held.is_given_back() {
+                held.lose(why);
+            },
+            () = held.over() => {}
+        }
     }
 
     /// Leaves something for the reaper.
     pub(crate) fn leave(self: &Arc<Self>, chore: Chore) {
-        let mut state = self.state();
+        let mut state = self.own_state();
         if let Chore::Revoke { key, .. } = &chore {
             *state.revoking.entry(key.clone()).or_default() += 1;
         }
@@ -178,12 +236,16 @@ impl Keep {
         self.until(|state| !state.revoking.contains_key(key)).await;
     }
 
+    /// Whether any acquisition is being revoked.
+    pub(crate) fn revokes_any(&self, pid: u32) -> bool {
+        !self.state_of(pid).revoking.is_empty()
+    }
+
     async fn until(&self, done: impl Fn(&State) -> bool) {
         loop {
-            let mut chore_done = std::pin::pin!(self.chore_done.notified());
             // Listen first, look then: the last chore may end in between.
-            chore_done.as_mut().enable();
-            if done(&self.state()) {
+            let chore_done = self.chore_done.notified();
+            if done(&self.own_state()) {
                 return;
             }
             chore_done.await;
@@ -208,9 +270,9 @@ impl Keep {
         let mut idle_since = None;
         loop {
             let now = self.clock.lease_now();
-            let (renewals, chores, next) = {
-                let mut state = self.state();
-                let (renewals, next) = state.look(now);
+            let (to_do, chores, next) = {
+                let mut state = self.own_state();
+                let (to_do, next) = state.look(now);
                 let chores = std::mem::take(&mut state.chores);
                 let idle = state.leases.is_empty() && chores.is_empty();
                 let since = idle.then(|| *idle_since.get_or_insert(now));
@@ -224,9 +286,12 @@ impl Keep {
                 let next = next.min(since.map_or(LeaseInstant::NEVER, |since| since + LINGER));
                 // New leases that are due later than this need not wake the loop.
                 state.looks_at = next.min(now + LINGER);
-                (renewals, chores, state.looks_at)
+                (to_do, chores, state.looks_at)
             };
-            for together in renewals {
+            for held in to_do.settled_in {
+                self.keeper.spawn(Arc::clone(&self).listen(held));
+            }
+            for together in to_do.renewals {
                 self.keeper.spawn(Arc::clone(&self).renew(together));
             }
             for chore in chores {
@@ -241,35 +306,37 @@ impl Keep {
 
     /// Renews many leases with one call.
     async fn renew(self: Arc<Self>, due: Due) {
-        let leases: Vec<_> = due.iter().map(|(_, held, _)| Arc::clone(&held.lease)).collect();
-        let limit =
-            due.iter().map(|(_, _, timing)| timing.request_timeout).min().unwrap_or_default();
+        let leases: Vec<_> = due.iter().map(|held| Arc::clone(&held.lease)).collect();
+        let limit = due.iter().map(|held| held.timing.request_timeout).min().unwrap_or_default();
         let sent = self.clock.lease_now();
         let answers = within(&*self.clock, limit, self.driver.renew(&leases, sent)).await;
         let (now, stuck) = (self.clock.lease_now(), answers.is_none());
         let mut answers = answers.unwrap_or_default().into_iter();
         let mut state = self.state();
-        for (id, held, timing) in due {
+        for held in due {
             let answer = answers.next().unwrap_or_else(|| Err(BackendError::timeout(limit)));
-            let Some(kept) = state.leases.get_mut(&id) else { continue };
+            let Some(kept) = state.leases.get_mut(&held.id) else { continue };
             (kept.renewing, kept.alone) = (false, stuck);
             match answer {
                 Ok(Renewal::Extended(validity)) => {
-                    kept.term = Term::of(validity, &timing, sent);
+                    kept.term = Term::of(validity, &held.timing, sent);
                     held.extend(kept.term.deadline);
                 }
                 Ok(Renewal::NotOwner(why)) => {
-                    state.leases.remove(&id);
+                    state.leases.remove(&held.id);
                     held.lose(why);
+                    continue;
                 }
                 Err(error) => {
                     tracing::debug!(key = %held.key, %error, "a renewal failed; trying again until the deadline");
                     let bound = kept.term.deadline == LeaseInstant::NEVER;
+                    let timing = &held.timing;
                     let again = if bound { timing.verify_every } else { timing.ttl / 20 };
                     // Stuck together with others: at once, and alone.
                     kept.term.renew_at = if stuck && leases.len() > 1 { now } else { now + again };
                 }
             }
+            state.look_again(held.id);
         }
         drop(state);
         self.wake.notify_one();
@@ -278,14 +345,15 @@ impl Keep {
     /// Gives one thing back, until it is acknowledged or pointless.
     async fn tidy(self: Arc<Self>, chore: Chore) {
         let timing = match &chore {
-            Chore::GiveBack { timing, .. } | Chore::Revoke { timing, .. } => *timing,
+            Chore::GiveBack { held, .. } => held.timing,
+            Chore::Revoke { timing, .. } => *timing,
         };
         // A lease ends by itself, but a mark does not go back by itself: both get longer than any sane outage of a request.
         let until = self.clock.lease_now() + (timing.ttl * 4).max(Duration::from_secs(600));
         let mut pause = Duration::from_millis(20);
         loop {
             let answer = match &chore {
-                Chore::GiveBack { held, after, .. } => self.give_back(held, *after, &timing).await,
+                Chore::GiveBack { held, after } => self.give_back(held, *after).await,
                 Chore::Revoke { key, nonce, .. } => {
                     let call = self.driver.revoke(key, *nonce, MarkAfter::Undo);
                     within(&*self.clock, timing.request_timeout, call)
@@ -322,9 +390,8 @@ impl Keep {
         &self,
         held: &Held,
         after: MarkAfter,
-        timing: &Timing,
     ) -> Result<Released, BackendError> {
-        let limit = timing.request_timeout;
+        let limit = held.timing.request_timeout;
         let answer = if held.resent {
             // A late copy of the request must not win what was just given back.
             within(&*self.clock, limit, self.driver.revoke(&held.key, held.nonce, after)).await
@@ -341,11 +408,12 @@ impl Keep {
 }
 
 impl State {
-    /// Declares what is over, collects what is to be renewed, in one call each, and says when to look again.
-    fn look(&mut self, now: LeaseInstant) -> (Vec<Due>, LeaseInstant) {
-        let (mut together, mut alone) = (Due::new(), Vec::new());
-        let mut any_due = false;
-        self.leases.retain(|id, kept| {
+    /// Declares what is over, collects what is to be done, and says when to look again.
+    fn look(&mut self, now: LeaseInstant) -> (ToDo, LeaseInstant) {
+        let mut to_do = ToDo::default();
+        let (mut together, mut grace) = (Due::new(), Duration::ZERO);
+        while let Some(id) = self.next_until(now) {
+            let Some(kept) = self.leases.get_mut(&id) else { continue };
             let over = if now >= kept.term.warn_at {
                 Some(Lost::Expired)
             } else if now >= kept.ends_at {
@@ -355,30 +423,79 @@ impl State {
             };
             if let Some(why) = over {
                 kept.held.lose(why);
-                return false;
+                self.leases.remove(&id);
+                continue;
             }
-            // Leases that come due a little later ride along: one call renews many.
-            if !kept.renewing && kept.term.renew_at <= now + kept.period() / 4 {
-                let due = (*id, Arc::clone(&kept.held), kept.timing);
-                if !kept.alone {
-                    any_due |= kept.term.renew_at <= now;
+            if now >= kept.listens_at {
+                kept.listens_at = LeaseInstant::NEVER;
+                to_do.settled_in.push(Arc::clone(&kept.held));
+            }
+            if !kept.renewing && now >= kept.term.renew_at {
+                kept.renewing = true;
+                let due = Arc::clone(&kept.held);
+                if kept.alone {
+                    to_do.renewals.push(vec![due]);
+                } else {
+                    grace = grace.max(kept.period() / 4);
                     together.push(due);
-                } else if kept.term.renew_at <= now {
-                    alone.push(vec![due]);
                 }
             }
-            true
-        });
-        let mut calls = alone;
-        if any_due {
-            calls.push(together);
+            self.look_again(id);
         }
-        for (id, ..) in calls.iter().flatten() {
-            if let Some(kept) = self.leases.get_mut(id) {
+        if !together.is_empty() {
+            self.ride_along(now + grace, now, &mut together);
+            to_do.renewals.push(together);
+        }
+        (to_do, self.looks.peek().map_or(LeaseInstant::NEVER, |Reverse((at, _))| *at))
+    }
+
+    /// Leases that come due a little later ride along: one call renews many.
+    fn ride_along(&mut self, until: LeaseInstant, now: LeaseInstant, together: &mut Due) {
+        let mut others = Vec::new();
+        while let Some(id) = self.next_until(until) {
+            let Some(kept) = self.leases.get_mut(&id) else { continue };
+            let soon = kept.term.renew_at <= now + kept.period() / 4;
+            if soon && !kept.renewing && !kept.alone {
                 kept.renewing = true;
+                together.push(Arc::clone(&kept.held));
+            }
+            others.push(id);
+        }
+        for id in others {
+            self.look_again(id);
+        }
+    }
+
+    /// Takes the first lease that is to be looked at until `at`.
+    fn next_until(&mut self, at: LeaseInstant) -> Option<u64> {
+        while let Some(&Reverse((looks_at, id))) = self.looks.peek() {
+            let means_something =
+                self.leases.get(&id).is_some_and(|kept| kept.looks_at == looks_at);
+            if means_something && looks_at > at {
+                return None;
+            }
+            self.looks.pop();
+            if means_something {
+                return Some(id);
             }
         }
-        let next = self.leases.values().map(Kept::next_look).min().unwrap_or(LeaseInstant::NEVER);
-        (calls, next)
+        None
+    }
+
+    /// A lease is looked at when it next wants to be.
+    fn look_again(&mut self, id: u64) {
+        let Some(kept) = self.leases.get_mut(&id) else { return };
+        kept.looks_at = kept.next_look();
+        self.looks.push(Reverse((kept.looks_at, id)));
+    }
+
+    /// Entries that mean nothing any more are never the larger part of many.
+    fn forget_old_looks(&mut self) {
+        if self.looks.len() > 2 * self.leases.len() + 1024 {
+            let leases = &self.leases;
+            self.looks.retain(|Reverse((at, id))| {
+                leases.get(id).is_some_and(|kept| kept.looks_at == *at)
+            });
+        }
     }
 }

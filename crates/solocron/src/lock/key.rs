@@ -187,6 +187,43 @@ impl Nonce {
     }
 }
 
+/// Fresh [nonces](Nonce::random), of which many cost hardly more system calls than one. Not to be kept: a forked child would draw
+/// the same ones from here.
+pub(crate) struct Nonces {
+    wanted: usize,
+    drawn: [u8; Self::AT_ONCE * 16],
+    left: usize,
+}
+
+impl Nonces {
+    const AT_ONCE: usize = 32;
+
+    /// So many.
+    ///
+    /// # Panics
+    ///
+    /// As [`Nonce::random`], when the next one is taken.
+    pub(crate) fn random(wanted: usize) -> Self {
+        Self { wanted, drawn: [0; Self::AT_ONCE * 16], left: 0 }
+    }
+}
+
+impl Iterator for Nonces {
+    type Item = Nonce;
+
+    fn next(&mut self) -> Option<Nonce> {
+        if self.left == 0 {
+            self.left = self.wanted.min(Self::AT_ONCE);
+            self.wanted -= self.left;
+            let bytes = &mut self.drawn[..self.left * 16];
+            getrandom::fill(bytes).expect("the operating system gives random numbers");
+        }
+        self.left = self.left.checked_sub(1)?;
+        let (nonces, _) = self.drawn.as_chunks::<16>();
+        Some(Nonce(u128::from_le_bytes(nonces[self.left])))
+    }
+}
+
 /// The first 32 bits only: whoever reads a log must not be able to release a lock.
 impl fmt::Debug for Nonce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -311,6 +348,16 @@ mod tests {
     fn nodes_and_nonces_do_not_repeat() {
         assert_eq!((0..1000).map(|_| Nonce::random()).collect::<HashSet<_>>().len(), 1000);
         assert_ne!(NodeId::unique(), NodeId::unique());
+    }
+
+    #[test]
+    fn many_nonces_are_as_many_as_were_wanted_and_all_different() {
+        for wanted in [0, 1, 31, 32, 33, 1000] {
+            let nonces: Vec<_> = Nonces::random(wanted).collect();
+            assert_eq!(nonces.len(), wanted);
+            assert!(!nonces.contains(&Nonce::from_u128(0)));
+            assert_eq!(nonces.into_iter().collect::<HashSet<_>>().len(), wanted);
+        }
     }
 
     proptest! {

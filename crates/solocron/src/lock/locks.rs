@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::attempt::{Outcome, attempt};
+use super::attempt::{Known, Outcome, attempt};
 use super::backend::{
     Claim, Enrolled, Enrolment, Epoch, Holder, LockBackend, MarkAfter, Note, Released, Reply, Watch,
 };
@@ -297,8 +297,9 @@ impl Locks {
     /// [`try_lock`](Self::try_lock), of a reserved name too.
     pub(crate) async fn try_key(&self, key: LockKey) -> Result<TryLock> {
         let mut outcome = None;
-        self.attempt(vec![(key.clone(), None)], |_, known| outcome = Some(known)).await;
-        match outcome.expect("one request, one answer") {
+        let one = |known: Vec<Known>| outcome = known.into_iter().next();
+        self.attempt(vec![(key.clone(), None)], one).await;
+        match outcome.expect("one request, one answer").1 {
             Ok(Outcome::Won(mut guard, _)) => {
                 guard.on_drop(MarkAfter::Done);
                 Ok(TryLock::Won(guard))
@@ -467,8 +468,9 @@ impl Locks {
     {
         let key = key.try_into()?.not_reserved()?;
         let mut reply = None;
-        self.claim_each(vec![(key.clone(), claim)], |_, known| reply = Some(known)).await;
-        let reply = reply.expect("one claim, one answer");
+        let one = |known: Vec<_>| reply = known.into_iter().next();
+        self.claim_each(vec![(key.clone(), claim)], one).await;
+        let (_, reply) = reply.expect("one claim, one answer");
         let mut reply = reply.map_err(|source| self.failed("claim a tick of", &key, source))?;
         if let ClaimReply::Won(claimed) = &mut reply {
             // The caller has it now and may have acted on it: from here on, only an explicit undo takes the tick back.
@@ -477,26 +479,21 @@ impl Locks {
         Ok(reply)
     }
 
-    /// Claims many ticks in one round trip where the store can; `answer` gets each reply as soon as it is known. A claimed tick
-    /// whose guard is dropped is undone.
+    /// Claims many ticks in one round trip where the store can; `answer` gets replies, each with its place in `claims`, as soon as
+    /// they are known. A claimed tick whose guard is dropped is undone.
     pub(crate) async fn claim_each(
         &self,
         claims: Vec<(LockKey, Claim)>,
-        mut answer: impl FnMut(usize, Result<ClaimReply, BackendError>),
+        mut answer: impl FnMut(Vec<(usize, Result<ClaimReply, BackendError>)>),
     ) {
         let ticks: Vec<_> = claims.iter().map(|(_, claim)| claim.tick).collect();
         let wanted = claims.into_iter().map(|(key, claim)| (key, Some(claim))).collect();
-        let answer = |at: usize, outcome: Result<_, _>| {
-            answer(at, outcome.map(|outcome| ClaimReply::of(outcome, ticks[at])));
-        };
-        self.attempt(wanted, answer).await;
+        let reply =
+            |(at, outcome): Known| (at, outcome.map(|outcome| ClaimReply::of(outcome, ticks[at])));
+        self.attempt(wanted, |known| answer(known.into_iter().map(reply).collect())).await;
     }
 
-    async fn attempt(
-        &self,
-        wanted: Vec<(LockKey, Option<Claim>)>,
-        answer: impl FnMut(usize, Result<Outcome, BackendError>),
-    ) {
+    async fn attempt(&self, wanted: Vec<(LockKey, Option<Claim>)>, answer: impl FnMut(Vec<Known>)) {
         attempt(&self.keep, &self.node, self.timing, self.longest_ttl, wanted, answer).await;
     }
 

@@ -55,7 +55,8 @@ struct Memory {
 #[derive(Debug)]
 struct Entry {
     record: KeyRecord,
-    changed: watch::Sender<()>,
+    /// Where somebody watches.
+    changed: Option<watch::Sender<()>>,
     /// The lease of the last grant and its nonce, so that the same nonce gets the same one. A process-bound holder lives for as
     /// long as this does.
     lease: (Nonce, Weak<Lease>),
@@ -64,6 +65,19 @@ struct Entry {
 impl Entry {
     fn alive(&self) -> bool {
         self.lease.1.strong_count() > 0
+    }
+
+    /// Wakes whoever watches. Few keys are watched, and a channel is larger than all the rest.
+    fn wake(&mut self) {
+        if let Some(changed) = self.changed.take_if(|changed| changed.receiver_count() == 0) {
+            drop(changed);
+        } else if let Some(changed) = &self.changed {
+            changed.send_replace(());
+        }
+    }
+
+    fn watch(&mut self) -> watch::Receiver<()> {
+        self.changed.get_or_insert_with(|| watch::Sender::new(())).subscribe()
     }
 }
 
@@ -119,7 +133,7 @@ impl MemoryBackend {
     pub fn expire(&self, key: &LockKey) {
         if let Some(entry) = self.store.lock().entries.get_mut(key) {
             entry.record.holder_died();
-            entry.changed.send_replace(());
+            entry.wake();
         }
     }
 
@@ -199,7 +213,7 @@ impl Store {
         let mut memory = self.lock();
         let entry = memory.entries.get_mut(key)?;
         let answer = change(&mut entry.record, now);
-        entry.changed.send_replace(());
+        entry.wake();
         Some(answer)
     }
 }
@@ -208,7 +222,7 @@ impl Memory {
     fn entry(&mut self, key: &LockKey) -> &mut Entry {
         self.entries.entry(key.clone()).or_insert_with(|| Entry {
             record: KeyRecord::new(key.clone()),
-            changed: watch::Sender::new(()),
+            changed: None,
             lease: (Nonce::from_u128(0), Weak::new()),
         })
     }
@@ -245,7 +259,7 @@ impl Drop for Lease {
                 .is_some_and(|holder| holder.nonce == Some(self.nonce))
         {
             // It stays on record: if only its reply was lost, the same nonce still finds its grant.
-            entry.changed.send_replace(());
+            entry.wake();
         }
     }
 }
@@ -342,8 +356,8 @@ impl LockBackend for MemoryBackend {
         loop {
             let now = self.store.clock.now();
             let changed = {
-                let memory = self.store.lock();
-                let entry = memory.entries.get(&lease.0.key);
+                let mut memory = self.store.lock();
+                let entry = memory.entries.get_mut(&lease.0.key);
                 entry
                     .filter(|entry| {
                         entry
@@ -351,7 +365,7 @@ impl LockBackend for MemoryBackend {
                             .holder(now, true)
                             .is_some_and(|holder| holder.nonce == Some(lease.0.nonce))
                     })
-                    .map(|entry| entry.changed.subscribe())
+                    .map(Entry::watch)
             };
             let Some(mut changed) = changed else { return Lost::TakenOver };
             // Closed when everything is forgotten, which is news as well.
@@ -360,7 +374,7 @@ impl LockBackend for MemoryBackend {
     }
 
     async fn watch(&self, key: &LockKey) -> Result<Option<Box<dyn Watch>>, BackendError> {
-        let changed = self.store.lock().entry(key).changed.subscribe();
+        let changed = self.store.lock().entry(key).watch();
         Ok(Some(Box::new(MemoryWatch { changed })))
     }
 

@@ -385,8 +385,10 @@ impl Engine {
         let (locks, to_loop, stopped) =
             (self.marks.clone(), self.to_loop.clone(), self.stopped.clone());
         self.spawner.spawn(async move {
-            let claiming = locks.claim_each(claims, |at, reply| {
-                drop(to_loop.send(Message::Answered(jobs[at], reply)))
+            let claiming = locks.claim_each(claims, |replies| {
+                for (at, reply) in replies {
+                    drop(to_loop.send(Message::Answered(jobs[at], reply)));
+                }
             });
             tokio::select! {
                 biased;
