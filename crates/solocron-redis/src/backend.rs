@@ -135,11 +135,60 @@ impl RedisBackend {
         }
     }
 
+    /// One attempt, together with what others ask at the same time where that is faster.
+    async fn acquire_one(&self, request: &Request) -> Result<Reply<RedisLease>, BackendError> {
+        let lane = self.0.session().await?.lane;
+        // Grants that wait for replicas have a connection of their own.
+        let Some(lane) = lane.filter(|_| self.0.settings().replicas == 0) else {
+            let outcome = self.acquire(std::slice::from_ref(request)).await?;
+            return outcome.into_iter().next().unwrap_or_else(|| Err(Odd("attempt").into()));
+        };
+        let backend = self.clone();
+        let send = move |requests: Vec<Request>| {
+            let backend = backend.clone();
+            async move { backend.acquire_all(&requests).await }
+        };
+        lane.acquires.ask(request.clone(), send).await.unwrap_or_else(|| Err(unanswered()))
+    }
+
+    async fn acquire_all(
+        &self,
+        requests: &[Request],
+    ) -> Vec<Result<Reply<RedisLease>, BackendError>> {
+        let batches =
+            requests.chunks(BATCH).map(async |some| each(some.len(), self.acquire(some).await));
+        join_all(batches).await.into_iter().flatten().collect()
+    }
+
+    /// Gives back, together with what others give back at the same time where that is faster.
     async fn settle(&self, returned: Return) -> Result<Released, BackendError> {
+        let Some(lane) = self.0.session().await?.lane else {
+            let outcome = self.settle_some(&[returned]).await?;
+            return outcome.into_iter().next().unwrap_or_else(|| Err(Odd("release").into()));
+        };
+        let backend = self.clone();
+        let send = move |returns: Vec<Return>| {
+            let backend = backend.clone();
+            async move {
+                let batches = returns
+                    .chunks(BATCH)
+                    .map(async |some| each(some.len(), backend.settle_some(some).await));
+                join_all(batches).await.concat()
+            }
+        };
+        lane.releases.ask(returned, send).await.unwrap_or_else(|| Err(unanswered()))
+    }
+
+    async fn settle_some(
+        &self,
+        returns: &[Return],
+    ) -> Result<Vec<Result<Released, BackendError>>, BackendError> {
         let settings = self.0.settings();
-        let call = wire::release(&settings.names, std::slice::from_ref(&returned));
+        let call = wire::release(&settings.names, returns);
         let answer = self.0.repeat(&script::RELEASE, &call).await?;
-        wire::released(settings, &returned, wire::frames(&answer)?.1.frame()?)
+        let (_, mut answers) = wire::frames(&answer)?;
+        let read = |returned| wire::released(settings, returned, answers.frame()?);
+        Ok(returns.iter().map(read).collect())
     }
 
     async fn enroll_some(
@@ -195,6 +244,12 @@ impl RedisBackend {
     }
 }
 
+/// It was to be sent with others, and whoever was to do it is gone.
+fn unanswered() -> BackendError {
+    BackendError::new(Kind::Unavailable, "the runtime that was to send this is gone")
+        .effect_unknown()
+}
+
 /// Spreads the failure of a whole call over everything that it was about.
 fn each<T>(
     count: usize,
@@ -233,9 +288,10 @@ impl LockBackend for RedisBackend {
         &self,
         requests: &[Request],
     ) -> Vec<Result<Reply<RedisLease>, BackendError>> {
-        let batches =
-            requests.chunks(BATCH).map(async |some| each(some.len(), self.acquire(some).await));
-        join_all(batches).await.into_iter().flatten().collect()
+        match requests {
+            [request] => vec![self.acquire_one(request).await],
+            requests => self.acquire_all(requests).await,
+        }
     }
 
     async fn renew(

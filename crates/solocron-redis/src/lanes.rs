@@ -16,12 +16,16 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 use redis::{ConnectionAddr, ProtocolVersion};
 use solocron::BackendError;
+use solocron::lock::{Released, Reply, Request};
 use tokio::runtime::{Handle, Id};
 use tokio::task::AbortHandle;
 
 use crate::config::Settings;
 use crate::dial::Said;
 use crate::error::{self, Sent};
+use crate::gather::Gather;
+use crate::lease::RedisLease;
+use crate::wire::Return;
 
 /// A runtime that sends less than this needs no lane: many live for one call.
 const ENOUGH: u32 = 32;
@@ -49,7 +53,7 @@ enum State {
     /// So many calls until now.
     Counting(u32),
     Opening(Arc<Life>),
-    Open(MultiplexedConnection, Arc<Life>),
+    Open(Lane, Arc<Life>),
     Refused(Instant),
 }
 
@@ -111,9 +115,7 @@ impl Lanes {
         }
         let state = lanes.entry(id).or_insert(State::Counting(0));
         match state {
-            State::Open(connection, life) if life.lasts() => {
-                return Some(Lane { id, connection: connection.clone() });
-            }
+            State::Open(lane, life) if life.lasts() => return Some(lane.clone()),
             State::Opening(life) if life.lasts() => {}
             // Another runtime with the id of one that is gone.
             State::Open(..) | State::Opening(_) => *state = State::Counting(0),
@@ -130,7 +132,11 @@ impl Lanes {
 
     async fn open(self: Arc<Self>, id: Id, life: Arc<Life>, settings: Arc<Settings>) {
         let state = match self.connect(&settings).await {
-            Ok(connection) => State::Open(connection, life),
+            Ok(connection) => {
+                let (acquires, releases) =
+                    (Gather::new(Handle::current()), Gather::new(Handle::current()));
+                State::Open(Lane { id, connection, acquires, releases }, life)
+            }
             Err(error) => {
                 tracing::debug!(%error, "no connection to redis for a runtime of its own");
                 State::Refused(Instant::now())
@@ -167,4 +173,9 @@ impl Lanes {
 pub(crate) struct Lane {
     id: Id,
     pub(crate) connection: MultiplexedConnection,
+    pub(crate) acquires: Arc<Acquires>,
+    pub(crate) releases: Arc<Releases>,
 }
+
+pub(crate) type Acquires = Gather<Request, Result<Reply<RedisLease>, BackendError>>;
+pub(crate) type Releases = Gather<Return, Result<Released, BackendError>>;

@@ -26,6 +26,7 @@ mod backend;
 mod config;
 mod dial;
 mod error;
+mod gather;
 mod lanes;
 mod lease;
 mod link;

@@ -468,3 +468,29 @@ pub(crate) fn command(verb: &str, code: &str, call: &Call) -> Cmd {
 pub(crate) fn keeper() -> Result<Keeper, BackendError> {
     Keeper::thread().map_err(|error| BackendError::new(Kind::Unavailable, error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RedisBackend;
+
+    /// A fork copies the memory and no thread. There is no other way to one without `unsafe` than to say that the process was another.
+    #[test]
+    fn a_forked_child_has_a_name_and_a_connection_of_its_own() {
+        let link = Link::new(RedisBackend::builder("redis://127.0.0.1:1").check().unwrap());
+        let (parent, again) = (link.node(), link.node());
+        assert_eq!(parent, again);
+        {
+            let mut state = link.state();
+            state.pid = state.pid.wrapping_add(1);
+            state.sessions = 7;
+            state.supervised = true;
+            let error = BackendError::new(Kind::Unavailable, "the parent's");
+            state.phase = Phase::Down { error, not_before: Instant::now() };
+        }
+        assert_ne!(link.node(), parent, "wake-ups of the parent are not for the child");
+        let state = link.state();
+        assert!(matches!(state.phase, Phase::Connecting) && !state.supervised);
+        assert_eq!((state.pid, state.sessions), (std::process::id(), 7));
+    }
+}

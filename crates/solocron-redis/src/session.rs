@@ -40,7 +40,7 @@ pub(crate) struct Session {
     main: MultiplexedConnection,
     /// Shortcuts to the same server process, and the one that is taken here.
     lanes: Arc<Lanes>,
-    lane: Option<Lane>,
+    pub(crate) lane: Option<Lane>,
     /// The scripts that its server knows.
     scripts: Arc<AtomicU16>,
     /// Where grants wait for their replicas, and nothing else does.

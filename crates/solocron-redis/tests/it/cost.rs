@@ -1,14 +1,18 @@
 //! What it costs: commands, by the server's own count.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use solocron::jiff::Timestamp;
-use solocron::lock::{LockBackend, LockOptions, Locks, Renewal, Reply};
+use solocron::lock::{
+    Delivery, Enrolment, LockBackend, LockKey, LockOptions, Locks, Mark, Renewal, Reply,
+};
 use solocron::{Clock, Job, Scheduler, SystemClock};
-use solocron_testkit::server::RedisServer;
+use solocron_testkit::server::{Direction, Proxy, RedisServer};
 use solocron_testkit::{Call, Faulty};
 
-use crate::{PATIENCE, calls, open, plain, until, with_ttl};
+use crate::{PATIENCE, calls, client, open, plain, until, with_ttl};
 
 /// Commands that clients sent. Scripts call others, which the server counts as well.
 fn sent(server: &RedisServer) -> u64 {
@@ -86,6 +90,103 @@ async fn ten_thousand_leases_are_taken_and_renewed_with_few_round_trips() {
     assert!(renewed.iter().all(|renewed| matches!(renewed, Ok(Renewal::Extended(_)))));
     let cost = sent(&server) - before;
     assert!(cost <= 24, "{cost} commands to renew them");
+}
+
+/// A thousand jobs that are due at the same time: every command is on its way before the first answer comes back.
+#[tokio::test]
+async fn a_thousand_claims_cost_one_round_trip() {
+    const JOBS: usize = 1_000;
+    let server = crate::start();
+    let proxy = Proxy::start(server.address());
+    let backend = client(&crate::through(&proxy, &server)).build().unwrap();
+    let keys: Vec<_> = (0..JOBS).map(|n| crate::key(&format!("job-{n}"))).collect();
+    let job = |key: &LockKey| Enrolment { key: key.clone(), fingerprint: 7 };
+    let enrolled = backend.enroll(&keys.iter().map(job).collect::<Vec<_>>()).await;
+    let tick = enrolled.last().unwrap().as_ref().unwrap().last.mark;
+    let tick = Mark::from_millis(tick.as_millis() + 1);
+    crate::until_due(&backend, "job-0", tick).await;
+    let claims: Vec<_> =
+        keys.iter().map(|key| crate::claim(key.as_str(), tick, Delivery::AtMostOnce)).collect();
+    crate::win(&backend, &plain("the script is known")).await;
+    let before = sent(&server);
+    proxy.black_hole(Direction::Down, true);
+    let claiming = tokio::spawn({
+        let (backend, claims) = (backend.clone(), claims.clone());
+        async move { backend.try_acquire(&claims).await }
+    });
+    until("every command at the server", async || sent(&server) - before == 4).await;
+    assert!(!claiming.is_finished(), "nothing was answered yet");
+    claiming.abort();
+    proxy.heal();
+    // What became of it is asked with the same nonces.
+    let mut replies = backend.try_acquire(&claims).await;
+    if replies[0].is_err() {
+        replies = backend.try_acquire(&claims).await;
+    }
+    assert!(replies.iter().all(|reply| matches!(reply, Ok(Reply::Won(_)))), "{:?}", replies[0]);
+}
+
+#[tokio::test]
+async fn what_many_tasks_ask_at_the_same_time_goes_together() {
+    const TASKS: u64 = 64;
+    const TURNS: u64 = 50;
+    let server = crate::start();
+    let options = LockOptions::default().ttl(PATIENCE);
+    let locks = Locks::builder(open(&server)).options(options).build().unwrap();
+    let before = sent(&server);
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|n| {
+            let locks = locks.clone();
+            tokio::spawn(async move {
+                for _ in 0..TURNS {
+                    let guard = locks.try_lock(format!("lock-{n}")).await.unwrap().won().unwrap();
+                    guard.release().await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let (cost, alone) = (sent(&server) - before, 2 * TASKS * TURNS);
+    assert!(cost < alone / 2, "{cost} commands, and {alone} if each was sent alone");
+}
+
+/// However many wait, each acquisition costs the same: nobody is told but the next one in line.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_turn_costs_does_not_depend_on_how_many_wait() {
+    const NODES: u64 = 8;
+    const TASKS: u64 = 8;
+    const TURNS: u64 = 4;
+    let server = crate::start();
+    let options = LockOptions::default().ttl(PATIENCE);
+    let (before, begun) = (sent(&server), SystemClock.lease_now());
+    let within = Arc::new(AtomicBool::new(false));
+    let mut tasks = Vec::new();
+    for _ in 0..NODES {
+        let locks = Locks::builder(open(&server)).options(options).build().unwrap();
+        for _ in 0..TASKS {
+            let (locks, within) = (locks.clone(), Arc::clone(&within));
+            tasks.push(tokio::spawn(async move {
+                for _ in 0..TURNS {
+                    let guard = locks.lock("report", PATIENCE).await.unwrap();
+                    assert!(!within.swap(true, Ordering::SeqCst), "alone");
+                    tokio::task::yield_now().await;
+                    within.store(false, Ordering::SeqCst);
+                    guard.release().await.unwrap();
+                }
+            }));
+        }
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let took = SystemClock.lease_now().saturating_since(begun);
+    let (cost, turns) = (sent(&server) - before, NODES * TASKS * TURNS);
+    // To try, to get in line, to try again, to try when woken, to release, and to leave a line that was not needed; connecting, and places
+    // that are renewed each second.
+    let limit = 6 * turns + NODES * (took.as_secs() + 8);
+    assert!(cost <= limit, "{cost} commands for {turns} turns in {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -156,6 +156,73 @@ async fn a_grant_that_too_few_replicas_have_is_given_back() {
     .await;
 }
 
+/// The script was carried out all the same, so the outcome is not known to be nothing.
+#[tokio::test]
+async fn a_grant_is_not_handed_out_where_nobody_may_wait_for_replicas() {
+    let server = crate::builder().user("app", "hunter2", "~* &* +@all -wait").start();
+    let backend = client(&server.url_as("app", "hunter2")).replicas(1).connect().await.unwrap();
+    let request = plain("report");
+    let error = attempt(&backend, &request).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.effect()),
+        (Kind::Unavailable, solocron::Effect::Unknown),
+        "{error}"
+    );
+    assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
+    let other = open(&server);
+    assert!(matches!(attempt(&other, &plain("report")).await, Ok(Reply::Busy { .. })));
+    backend.revoke(&request.key, request.nonce, MarkAfter::Undo).await.unwrap();
+    win(&other, &plain("report")).await;
+}
+
+/// A runtime that asks much gets a connection of its own, and takes nobody along when it ends.
+#[test]
+fn a_runtime_that_ends_takes_no_other_one_along() {
+    let server = crate::builder().user("app", "hunter2", "~* &* +@all").start();
+    let backend = client(&server.url_as("app", "hunter2")).build().unwrap();
+    let clients = || {
+        let list = must(&server, &["CLIENT", "LIST"]).to_string();
+        list.lines().filter(|line| line.contains("user=app")).count()
+    };
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let asks_much = async || {
+        let mut turns = 0;
+        until("a connection of its own", async || {
+            let grant = win(&backend, &plain("report")).await;
+            backend.release(&grant.lease, MarkAfter::Done).await.unwrap();
+            turns += 1;
+            clients() == 2 && turns > 20
+        })
+        .await;
+    };
+    for _ in 0..3 {
+        let here = runtime();
+        here.block_on(asks_much());
+        drop(here);
+        let other = runtime();
+        other.block_on(async {
+            until("its end", async || clients() == 1).await;
+            win(&backend, &plain("other")).await;
+            let holder = backend.holders("other").await.unwrap().unwrap().remove(0);
+            let nonce = holder.nonce.unwrap();
+            backend.revoke(&key("other"), nonce, MarkAfter::Undo).await.unwrap();
+        });
+    }
+    // Where it breaks, the session is there.
+    let here = runtime();
+    here.block_on(async {
+        asks_much().await;
+        let connections = must(&server, &["CLIENT", "LIST"]).to_string();
+        let own = connections.lines().filter(|line| line.contains("user=app")).next_back().unwrap();
+        let id = own.split_once("id=").unwrap().1.split(' ').next().unwrap();
+        must(&server, &["CLIENT", "KILL", "ID", id]);
+        until("another grant", async || {
+            matches!(attempt(&backend, &plain("after")).await, Ok(Reply::Won(_)))
+        })
+        .await;
+    });
+}
+
 /// It says of each lock that it takes no writes, and of nothing else: the connection is given up, and the next one may lead elsewhere.
 #[tokio::test]
 async fn a_demoted_primary_is_left() {
