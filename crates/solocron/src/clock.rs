@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 use std::future::poll_fn;
 use std::ops::Add;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -166,6 +166,36 @@ pub(crate) async fn within<T>(
         timer.as_mut().poll(cx).map(|()| None)
     })
     .await
+}
+
+/// Runs every call, so many of them side by side on the caller's task that polling them all for each that ends costs little; `each`
+/// gets the place and the value of one as soon as it is there.
+pub(crate) async fn side_by_side<T>(
+    calls: Vec<Pin<Box<dyn Future<Output = T> + Send + '_>>>,
+    mut each: impl FnMut(usize, T),
+) {
+    const AT_A_TIME: usize = 64;
+    let mut waiting = calls.into_iter().enumerate();
+    let mut begun: Vec<(usize, Pin<Box<dyn Future<Output = T> + Send + '_>>)> = Vec::new();
+    poll_fn(|cx| {
+        begun.retain_mut(|(at, call)| match call.as_mut().poll(cx) {
+            Poll::Ready(value) => {
+                each(*at, value);
+                false
+            }
+            Poll::Pending => true,
+        });
+        while begun.len() < AT_A_TIME
+            && let Some((at, mut call)) = waiting.next()
+        {
+            match call.as_mut().poll(cx) {
+                Poll::Ready(value) => each(at, value),
+                Poll::Pending => begun.push((at, call)),
+            }
+        }
+        if begun.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Runs every future, side by side on the caller's task; `each` gets a value as soon as it is there.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Debug, Display};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::caught::{caught, caught_here, message};
 use crate::clock::LeaseInstant;
+use crate::ending::Ending;
 use crate::error::{Error, Invalid, Result};
 use crate::event::{Cancelled, Outcome};
 use crate::leader::{Ended, Leadership};
@@ -237,7 +238,10 @@ pub(crate) struct Told {
     pub(crate) attempt: u32,
     pub(crate) missed: Vec<Mark>,
     pub(crate) lateness: Duration,
-    pub(crate) cancel: Cancel,
+    /// Why the run must stop.
+    pub(crate) cancel: Ending<Cancelled>,
+    /// The run was told, and is stopped now.
+    pub(crate) abort: Ending<()>,
     pub(crate) stopping: CancellationToken,
     pub(crate) lease: LeaseCheck,
     /// The term that this run belongs to, where there is a leader.
@@ -246,34 +250,14 @@ pub(crate) struct Told {
     pub(crate) ends_at: LeaseInstant,
 }
 
-/// Cancellation with a reason.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Cancel {
-    token: CancellationToken,
-    why: Arc<OnceLock<Cancelled>>,
-}
-
-impl Cancel {
-    /// The first reason stands.
-    pub(crate) fn cancel(&self, why: Cancelled) {
-        // A reader woken by the token finds the reason.
-        let _ = self.why.set(why);
-        self.token.cancel();
-    }
-
-    pub(crate) fn why(&self) -> Option<Cancelled> {
-        self.why.get().copied()
-    }
-
-    pub(crate) async fn cancelled(&self) -> Cancelled {
-        self.token.cancelled().await;
-        self.why().unwrap_or(Cancelled::Shutdown)
-    }
-}
-
 impl Context {
     pub(crate) fn new(told: Told) -> Self {
         Self(Arc::new(told))
+    }
+
+    /// All that the run is told, and what ends it.
+    pub(crate) fn told(&self) -> &Told {
+        &self.0
     }
 
     /// The job's id.
@@ -325,7 +309,7 @@ impl Context {
     ///
     /// Dropping the future changes nothing.
     pub async fn cancelled(&self) -> Cancelled {
-        self.0.cancel.cancelled().await
+        self.0.cancel.ended().await
     }
 
     /// Asks between two steps whether to go on. Looks at the lease itself, so it also tells a run that blocks its thread, and one
@@ -340,11 +324,11 @@ impl Context {
         let Told { cancel, lease, term, ends_at, .. } = &*self.0;
         if cancel.why().is_none() {
             if let Err(why) = lease.check() {
-                cancel.cancel(Cancelled::LeaseLost(why));
+                cancel.end(Cancelled::LeaseLost(why));
             } else if let Some(Err(why)) = term.as_ref().map(InTerm::check) {
-                cancel.cancel(why);
+                cancel.end(why);
             } else if lease.lease_now() >= *ends_at {
-                cancel.cancel(Cancelled::Timeout);
+                cancel.end(Cancelled::Timeout);
             }
         }
         cancel.why().map_or(Ok(()), Err)
@@ -353,7 +337,7 @@ impl Context {
     /// A token that is cancelled when the run must stop, for code that takes one.
     #[must_use]
     pub fn token(&self) -> CancellationToken {
-        self.0.cancel.token.child_token()
+        self.0.cancel.token()
     }
 
     /// Whether the scheduler is shutting down: the run may still end in peace, but should not begin anything long.

@@ -48,6 +48,7 @@
 
 mod caught;
 mod clock;
+mod ending;
 mod error;
 mod event;
 mod job;

@@ -78,6 +78,16 @@ impl LockBackend for AnyBackend {
         self.0.release(&lease.0, mark).await
     }
 
+    async fn release_each(
+        &self,
+        leases: &[(&AnyLease, MarkAfter)],
+        answer: &mut (dyn FnMut(usize, Result<Released, BackendError>) + Send),
+    ) {
+        let leases: Vec<_> =
+            leases.iter().map(|(lease, mark)| (Arc::clone(&lease.0), *mark)).collect();
+        self.0.release_each(&leases, answer).await;
+    }
+
     async fn revoke(
         &self,
         key: &LockKey,

@@ -117,7 +117,7 @@ impl Sender<'_> {
     /// Has what was won kept from here on.
     fn keep(&self, known: Vec<Known>) -> Vec<Known> {
         let won = known.iter().filter_map(|(_, outcome)| match outcome {
-            Ok(Outcome::Won(guard, _)) => Some(guard.held()),
+            Ok(Outcome::Won(guard, _)) => Some(&guard.held),
             _ => None,
         });
         self.keep.keep(won, self.pid);

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{Capabilities, Fence, LockKey, Mark, NodeId, Nonce};
-use crate::clock::LeaseInstant;
+use crate::clock::{LeaseInstant, side_by_side};
 use crate::error::BackendError;
 
 /// A store of locks with a memory.
@@ -77,6 +77,20 @@ pub trait LockBackend: Send + Sync + Debug + 'static {
     /// Gives the lease back and settles its tick. Idempotent: a second call answers as the first.
     async fn release(&self, lease: &Self::Lease, mark: MarkAfter)
     -> Result<Released, BackendError>;
+
+    /// [`release`](Self::release) of each of these leases; `answer` gets each answer, with its place in `leases`, as soon as it is
+    /// known: one that is stuck holds up no other. What is never answered counts as a failure of unknown effect.
+    ///
+    /// By default each is released by itself, many side by side. Worth writing where the store takes many in one request: it is how
+    /// the runs of one instant end.
+    async fn release_each(
+        &self,
+        leases: &[(&Self::Lease, MarkAfter)],
+        answer: &mut (dyn FnMut(usize, Result<Released, BackendError>) + Send),
+    ) {
+        let releases = leases.iter().map(|(lease, mark)| self.release(lease, *mark)).collect();
+        side_by_side(releases, answer).await;
+    }
 
     /// Gives back what `nonce` may hold of `key`: an acquisition of unknown outcome (`Undo`), or an operator's force-release.
     /// From now on the nonce is refused, for as long as a delayed request may live. No effect on anybody else's lease.

@@ -32,6 +32,11 @@ pub(crate) trait Driver: Send + Sync + Debug + 'static {
         sent: LeaseInstant,
     ) -> Vec<Result<Renewal, BackendError>>;
     async fn release(&self, lease: &AnyLease, mark: MarkAfter) -> Result<Released, BackendError>;
+    async fn release_each(
+        &self,
+        leases: &[(AnyLease, MarkAfter)],
+        answer: &mut (dyn FnMut(usize, Result<Released, BackendError>) + Send),
+    );
     async fn revoke(
         &self,
         key: &LockKey,
@@ -113,6 +118,17 @@ impl<B: LockBackend> Driver for Erased<B> {
 
     async fn release(&self, any: &AnyLease, mark: MarkAfter) -> Result<Released, BackendError> {
         safe(self.0.release(lease::<B>(any), mark)).await?
+    }
+
+    async fn release_each(
+        &self,
+        leases: &[(AnyLease, MarkAfter)],
+        answer: &mut (dyn FnMut(usize, Result<Released, BackendError>) + Send),
+    ) {
+        let leases: Vec<_> = leases.iter().map(|(any, mark)| (lease::<B>(any), *mark)).collect();
+        if let Err(error) = safe(self.0.release_each(&leases, answer)).await {
+            tracing::error!(%error, "what it left unanswered is given back again");
+        }
     }
 
     async fn revoke(

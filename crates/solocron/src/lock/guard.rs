@@ -25,19 +25,16 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 #[must_use = "a guard that is dropped at once holds nothing"]
 pub struct LockGuard {
-    held: Arc<Held>,
-    keep: Arc<Keep>,
-    after: MarkAfter,
-    gone: bool,
+    pub(super) held: Arc<Held>,
+    pub(super) keep: Arc<Keep>,
+    pub(super) after: MarkAfter,
+    /// Given back, and acknowledged.
+    pub(super) gone: bool,
 }
 
 impl LockGuard {
     pub(crate) fn new(held: Arc<Held>, keep: Arc<Keep>, after: MarkAfter) -> Self {
         Self { held, keep, after, gone: false }
-    }
-
-    pub(crate) fn held(&self) -> &Arc<Held> {
-        &self.held
     }
 
     /// The lock.
@@ -136,7 +133,16 @@ impl LockGuard {
     /// # Cancel safety
     ///
     /// As [`release`](Self::release).
-    pub async fn release_as(mut self, after: MarkAfter) -> Result<Released> {
+    pub async fn release_as(self, after: MarkAfter) -> Result<Released> {
+        self.release_after(0, after).await
+    }
+
+    /// [`release_as`](Self::release_as), where it was tried some times before.
+    pub(super) async fn release_after(
+        mut self,
+        mut tries: u32,
+        after: MarkAfter,
+    ) -> Result<Released> {
         const TRIES: u32 = 3;
         // From here on, dropping this future leaves the same thing to the reaper.
         self.after = after;
@@ -145,17 +151,17 @@ impl LockGuard {
             return Ok(Released::NotOwner { mark: None });
         }
         self.keep.let_go(&self.held);
-        let mut tries = 0;
         loop {
+            if tries > 0 {
+                self.keep.clock.sleep(self.held.timing.request_timeout / 10).await;
+            }
             tries += 1;
             match self.keep.give_back(&self.held, after).await {
                 Ok(released) => {
                     self.gone = true;
                     return Ok(released);
                 }
-                Err(error) if tries < TRIES && Keep::worth_retrying(&error) => {
-                    self.keep.clock.sleep(self.held.timing.request_timeout / 10).await
-                }
+                Err(error) if tries < TRIES && Keep::worth_retrying(&error) => {}
                 Err(source) => {
                     return Err(Error::Backend {
                         doing: "release lock",

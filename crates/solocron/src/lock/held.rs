@@ -1,9 +1,7 @@
 //! What this process knows of one lease that it holds.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::backend::Lost;
@@ -12,6 +10,7 @@ use super::options::Timing;
 use super::validity::Term;
 use super::{Fence, LockKey, Nonce};
 use crate::clock::LeaseInstant;
+use crate::ending::Ending;
 
 /// One held lease: shared by its guard, the keeping loop and the reaper.
 ///
@@ -34,14 +33,11 @@ pub(crate) struct Held {
     /// From before its first renewal.
     pub(crate) first_term: Term,
     /// The process that won it.
-    pid: u32,
+    pub(crate) pid: u32,
     deadline: AtomicU64,
-    lost: OnceLock<Lost>,
+    /// By being lost. Rung also when it is given back.
+    end: Ending<Lost>,
     given_back: AtomicBool,
-    /// Rung when it is lost, and when it is given back.
-    news: Notify,
-    /// Cancelled when it is lost; there since somebody asked for it.
-    token: OnceLock<CancellationToken>,
 }
 
 /// What a lease is made of.
@@ -70,10 +66,8 @@ impl Held {
             pid,
             first_term: term,
             deadline: AtomicU64::new(term.deadline.nanos()),
-            lost: OnceLock::new(),
+            end: Ending::default(),
             given_back: AtomicBool::new(false),
-            news: Notify::new(),
-            token: OnceLock::new(),
         }
     }
 
@@ -84,35 +78,24 @@ impl Held {
 
     /// The lease is over; tells everybody, once.
     pub(crate) fn lose(&self, why: Lost) {
-        if self.lost.set(why).is_ok() {
+        if self.end.end(why) {
             tracing::debug!(key = %self.key, fence = %self.fence, %why, "lease lost");
         }
-        // Either this sees the token, or who makes it sees the loss.
-        fence(Ordering::SeqCst);
-        if let Some(token) = self.token.get() {
-            token.cancel();
-        }
-        self.news.notify_waiters();
     }
 
     /// Its guard is gone, or about to go.
     pub(crate) fn give_up(&self) {
         self.given_back.store(true, Ordering::SeqCst);
-        self.news.notify_waiters();
+        self.end.ring();
     }
 
     pub(crate) fn is_given_back(&self) -> bool {
         self.given_back.load(Ordering::SeqCst)
     }
 
-    /// A token that is cancelled when it is lost. To cancel it cancels nobody else's.
+    /// A token that is cancelled when it is lost.
     pub(crate) fn token(&self) -> CancellationToken {
-        let token = self.token.get_or_init(CancellationToken::new);
-        fence(Ordering::SeqCst);
-        if self.why_lost().is_some() {
-            token.cancel();
-        }
-        token.child_token()
+        self.end.token()
     }
 
     /// Returns once it is lost.
@@ -120,30 +103,19 @@ impl Held {
         if self.forked() {
             return Lost::Forked;
         }
-        self.until(|| self.why_lost()).await
+        self.end.ended().await
     }
 
     /// Returns once it is lost or given back.
     pub(crate) async fn over(&self) {
         if !self.forked() {
             let over = || (self.is_given_back() || self.why_lost().is_some()).then_some(());
-            self.until(over).await;
-        }
-    }
-
-    async fn until<T>(&self, known: impl Fn() -> Option<T>) -> T {
-        loop {
-            // Listen first, look then: the news may come in between.
-            let news = self.news.notified();
-            if let Some(known) = known() {
-                return known;
-            }
-            news.await;
+            self.end.until(over).await;
         }
     }
 
     pub(crate) fn why_lost(&self) -> Option<Lost> {
-        self.lost.get().copied()
+        self.end.why()
     }
 
     /// Compares at the moment of use, and so also covers a keeper that was stopped together with everything else.

@@ -204,6 +204,15 @@ impl Keep {
         drop(kept);
     }
 
+    /// [`let_go`](Self::let_go) of many.
+    pub(crate) fn let_go_each<'a>(&self, leases: impl Iterator<Item = &'a Held>) {
+        let mut state = self.state();
+        for held in leases {
+            state.leases.remove(&held.id);
+            held.give_up();
+        }
+    }
+
     /// Hears of a loss that the store pushes.
     async fn listen(self: Arc<Self>, held: Arc<Held>) {
         tokio::select! {

@@ -340,6 +340,23 @@ impl LockBackend for MemoryBackend {
         Ok(released.unwrap_or(Released::NotOwner { mark: None }))
     }
 
+    async fn release_each(
+        &self,
+        leases: &[(&MemoryLease, MarkAfter)],
+        answer: &mut (dyn FnMut(usize, Result<Released, BackendError>) + Send),
+    ) {
+        let now = self.store.clock.now();
+        let mut memory = self.store.lock();
+        for (at, (MemoryLease(lease), mark)) in leases.iter().enumerate() {
+            let released = memory.entries.get_mut(&lease.key).map(|entry| {
+                let released = entry.record.release(lease.nonce, *mark, now);
+                entry.wake();
+                released
+            });
+            answer(at, Ok(released.unwrap_or(Released::NotOwner { mark: None })));
+        }
+    }
+
     async fn revoke(
         &self,
         key: &LockKey,

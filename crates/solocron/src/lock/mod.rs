@@ -26,6 +26,7 @@ mod locks;
 mod memory;
 mod options;
 mod record;
+pub(crate) mod release;
 pub(crate) mod rule;
 mod validity;
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::error::BackendError;
 use crate::lock::backend::{ClaimState, Schedule};
-use crate::lock::{ClaimReply, Fence, Holder, Mark, NodeId, Reply};
+use crate::lock::{ClaimGuard, ClaimReply, Fence, Holder, Mark, NodeId, Reply};
 
 /// [`ClaimReply`] without its guard.
 #[derive(Debug, Clone)]
@@ -63,6 +63,18 @@ pub struct Win {
     pub attempt: u32,
     /// The schedule on record.
     pub schedule: Option<Schedule>,
+}
+
+impl Win {
+    /// What `guard` was won with; it does not keep what nobody else asks it for.
+    pub(crate) fn of(guard: &mut ClaimGuard) -> Self {
+        Self {
+            fence: guard.lease.fence(),
+            previous: guard.previous.take(),
+            attempt: guard.attempt,
+            schedule: guard.schedule,
+        }
+    }
 }
 
 impl Answer {

@@ -236,42 +236,51 @@ impl Plan {
     /// Time has come to `now`.
     pub fn wake(&mut self, now: Timestamp) -> Actions {
         let mut actions = Vec::new();
-        while let Some(&(at, job)) = self.wakes.first()
-            && at <= now
-        {
-            self.wakes.pop_first();
-            self.states[job].wakes_at = None;
-            self.look(job, now, &mut actions);
-        }
+        self.wake_some(now, usize::MAX, &mut actions);
         actions
+    }
+
+    /// [`wake`](Self::wake), for so many jobs at most: [`next_wake`](Self::next_wake) tells whether there are more.
+    pub(crate) fn wake_some(&mut self, now: Timestamp, most: usize, actions: &mut Actions) {
+        for _ in 0..most {
+            let Some(&(at, job)) = self.wakes.first().filter(|(at, _)| *at <= now) else { return };
+            self.wakes.remove(&(at, job));
+            self.states[job].wakes_at = None;
+            self.look(job, now, actions);
+        }
     }
 
     /// Something happened to one job.
     pub fn on(&mut self, job: usize, now: Timestamp, input: Input) -> Actions {
         let mut actions = Vec::new();
+        self.tell(job, now, input, &mut actions);
+        actions
+    }
+
+    /// [`on`](Self::on), adding to `actions`.
+    pub(crate) fn tell(&mut self, job: usize, now: Timestamp, input: Input, actions: &mut Actions) {
         match input {
-            Input::Enrolled(answer) => self.enrolled(job, now, answer, &mut actions),
-            Input::Answer(answer) => self.answered(job, now, answer, &mut actions),
+            Input::Enrolled(answer) => self.enrolled(job, now, answer, actions),
+            Input::Answer(answer) => self.answered(job, now, answer, actions),
             Input::Woken => match &mut self.states[job].phase {
                 Phase::Claiming { woken, .. } => *woken = true,
-                Phase::Waiting { .. } => self.look(job, now, &mut actions),
+                Phase::Waiting { .. } => self.look(job, now, actions),
                 _ => {}
             },
             Input::RunEnded { started, ended, complete } => {
-                self.run_ended(job, started, ended, complete, &mut actions)
+                self.run_ended(job, started, ended, complete, actions)
             }
             Input::Released => {
                 self.states[job].phase = Phase::Idle;
-                self.look(job, now, &mut actions);
+                self.look(job, now, actions);
             }
             Input::Forgot => {
                 self.states[job].forgot = true;
                 if matches!(self.states[job].phase, Phase::Idle | Phase::Waiting { .. }) {
-                    self.look(job, now, &mut actions);
+                    self.look(job, now, actions);
                 }
             }
         }
-        actions
     }
 
     /// The wall clock was set: nothing that was counted by it is right any more.

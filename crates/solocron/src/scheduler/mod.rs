@@ -2,6 +2,8 @@
 
 mod builder;
 mod coordination;
+mod hands;
+mod hub;
 mod run;
 mod running;
 mod stopper;

@@ -5,7 +5,8 @@
 //!   clock ──► loop ──► plan ──► actions ──► tasks: enroll, claim (one batch), run, give back, watch
 //! ```
 //!
-//! The loop owns the plan and never waits for a store or a job. In a group it claims only while it leads: [`Term`] says so before each
+//! The loop owns the plan and never waits for a store or a job. A turn hears all that has come in, up to a bound, and then does at
+//! once what follows: what many jobs want at one instant is one task and one message, and no turn is long. In a group it claims only while it leads: [`Term`] says so before each
 //! step. Shutting down:
 //!
 //! ```text
@@ -16,25 +17,25 @@
 //! A leader resigns after "no new claims" where its runs have leases of their own, and before the end where they have none.
 
 use std::collections::{HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::running::Running;
+use super::hands::{Hand, Pending};
+use super::hub::{Ended, Hub, Message};
 use super::term::{self, Term};
 use super::{Planned, Scheduler, Stopper};
 use crate::clock::{Clock, LeaseInstant, within};
 use crate::error::{BackendError, Kind, Result};
-use crate::event::{Cancelled, Event, Observer, Outcome, What};
-use crate::job::{Cancel, Context, Told, Work};
+use crate::event::{Cancelled, Observer, Outcome, What};
+use crate::job::Context;
 use crate::leader::Transition;
-use crate::lock::backend::{Claim, Enrolled, Enrolment, Epoch, MarkAfter};
-use crate::lock::{ClaimGuard, ClaimReply, Fence, Keeper, LockKey, Locks, Mark};
-use crate::plan::{Action, Actions, Answer, Input, Marks, Plan};
+use crate::lock::backend::Epoch;
+use crate::lock::{ClaimReply, Keeper, Locks};
+use crate::plan::{Actions, Answer, Input, Marks, Plan, Win};
 
 /// How long a run that was told to stop has before it is stopped.
 pub(super) const NOTICE: Duration = Duration::from_secs(1);
@@ -42,24 +43,8 @@ pub(super) const NOTICE: Duration = Duration::from_secs(1);
 /// How often the store is asked whether it forgot, and the longest sleep: a clock that was set is seen by then.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How many messages are taken before the signal is looked at again.
-const MOST_AT_ONCE: usize = 1_000;
-
-/// What a task has to say.
-pub(super) enum Message {
-    Enrolled(Vec<usize>, Vec<Result<Enrolled, BackendError>>),
-    Answered(usize, Result<ClaimReply, BackendError>),
-    Woken(usize),
-    Ended {
-        job: usize,
-        guard: Box<ClaimGuard>,
-        started: Timestamp,
-        ended: Timestamp,
-        outcome: Outcome,
-    },
-    Released(usize),
-    Epoch(Result<Epoch, BackendError>),
-}
+/// How many jobs a turn looks at, and again how many it hears of, before the signal is looked at and others have the thread.
+const MOST_IN_A_TURN: usize = 1_000;
 
 impl Scheduler {
     /// Schedules until `signal` completes or [`Stopper::stop`] is called, then shuts down: no new claims, runs end or are told to,
@@ -74,8 +59,7 @@ impl Scheduler {
     /// Dropping the future stops everything at its next await point; leases are given back in the background.
     pub async fn run_until<T>(self, signal: impl Future<Output = T>) -> Result<()> {
         let Self { locks, jobs, group, observer, drain, spawner, stopper } = self;
-        let (to_loop, messages) = unbounded_channel();
-        let stopped = CancellationToken::new();
+        let (hub, messages) = Hub::new();
         let plans = jobs.iter().map(|job| Arc::clone(&job.plan)).collect();
         let term = group.map(|group| Term::campaign(&locks, group));
         let mut engine = Engine {
@@ -90,14 +74,14 @@ impl Scheduler {
             jobs,
             observer,
             spawner: spawner.unwrap_or_else(Keeper::current),
-            to_loop,
-            in_hand: HashMap::new(),
+            hub: Arc::new(hub),
+            in_hand: None,
+            pending: Pending::default(),
+            actions: Actions::new(),
             runs: HashMap::new(),
             watches: HashMap::new(),
             stuck: HashSet::new(),
             stopping: CancellationToken::new(),
-            _stop_tasks: stopped.clone().drop_guard(),
-            stopped,
             epoch: None,
             asking_epoch: false,
         };
@@ -106,37 +90,32 @@ impl Scheduler {
     }
 }
 
-struct Engine {
-    plan: Plan,
+pub(super) struct Engine {
+    pub(super) plan: Plan,
     /// Where this node has its turn only while it leads.
-    term: Option<Term>,
-    locks: Locks,
+    pub(super) term: Option<Term>,
+    pub(super) locks: Locks,
     /// Where ticks are claimed: the same locks, or the ledger of a term.
-    marks: Locks,
-    jobs: Vec<Planned>,
-    observer: Option<Observer>,
-    spawner: Keeper,
-    clock: Arc<dyn Clock>,
-    to_loop: UnboundedSender<Message>,
-    /// Leases between two tasks: just won, or of a run that just ended. The plan says what becomes of them.
-    in_hand: HashMap<usize, Box<ClaimGuard>>,
-    runs: HashMap<usize, Run>,
-    watches: HashMap<usize, DropGuard>,
+    pub(super) marks: Locks,
+    pub(super) jobs: Vec<Planned>,
+    pub(super) observer: Option<Observer>,
+    pub(super) spawner: Keeper,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) hub: Arc<Hub>,
+    /// A lease between two tasks: just won, or of a run that just ended. The plan says at once what becomes of it.
+    pub(super) in_hand: Option<Hand>,
+    /// What a turn has found to do, and does for all jobs together.
+    pub(super) pending: Pending,
+    /// Room for what the plan says.
+    actions: Actions,
+    pub(super) runs: HashMap<usize, Context>,
+    pub(super) watches: HashMap<usize, DropGuard>,
     /// Jobs whose last claim got no answer.
-    stuck: HashSet<usize>,
+    pub(super) stuck: HashSet<usize>,
     /// Tells runs that the scheduler is shutting down.
-    stopping: CancellationToken,
-    /// Ends the tasks of this engine.
-    stopped: CancellationToken,
-    _stop_tasks: DropGuard,
+    pub(super) stopping: CancellationToken,
     epoch: Option<Epoch>,
-    asking_epoch: bool,
-}
-
-struct Run {
-    fence: Fence,
-    cancel: Cancel,
-    abort: CancellationToken,
+    pub(super) asking_epoch: bool,
 }
 
 impl Engine {
@@ -157,29 +136,36 @@ impl Engine {
             }
             self.look_at_term();
             if steps.stepped(&*self.clock) {
-                let actions = self.plan.clock_stepped(now);
-                self.act(actions);
+                self.decide(|plan, actions| actions.append(&mut plan.clock_stepped(now)));
             }
             if self.clock.lease_now() >= heartbeat {
                 heartbeat = self.clock.lease_now() + HEARTBEAT;
                 self.ask_epoch();
             }
-            let actions = self.plan.wake(now);
-            self.act(actions);
+            self.decide(|plan, actions| plan.wake_some(now, MOST_IN_A_TURN, actions));
+            self.flush();
             let wait =
                 self.plan.next_wake().map_or(HEARTBEAT, |at| between(now, at)).min(HEARTBEAT);
+            let mut heard = 0;
             tokio::select! {
                 biased;
                 () = stopper.soon().cancelled() => break,
                 _ = &mut signal => break,
                 transition = term::next(&mut self.term) => self.hear(transition),
-                message = messages.recv() => self.take(message),
+                message = messages.recv() => heard = self.take(message, self.clock.now()),
                 () = self.clock.sleep(wait) => {}
             }
             // Whatever else has come in meanwhile, before looking at the clock again.
-            for _ in 0..MOST_AT_ONCE {
-                let Ok(message) = messages.try_recv() else { break };
-                self.take(Some(message));
+            let now = self.clock.now();
+            while heard < MOST_IN_A_TURN
+                && let Ok(message) = messages.try_recv()
+            {
+                heard += self.take(Some(message), now);
+            }
+            if heard >= MOST_IN_A_TURN || wait.is_zero() {
+                // There is more to do. The runs that were started have their turn first, where this thread is the only one.
+                self.flush();
+                tokio::task::yield_now().await;
             }
         }
         self.shut_down(&mut messages, drain, stopper).await;
@@ -212,8 +198,7 @@ impl Engine {
         if let Some(term) = &mut self.term {
             term.end();
         }
-        let actions = self.plan.follow();
-        self.act(actions);
+        self.decide(|plan, actions| actions.append(&mut plan.follow()));
     }
 
     fn hear(&mut self, transition: Transition) {
@@ -226,8 +211,8 @@ impl Engine {
                         self.marks = self.locks.ledger();
                     }
                     self.report_group(What::Elected { fence });
-                    let actions = self.plan.lead(self.clock.now());
-                    return self.act(actions);
+                    let now = self.clock.now();
+                    return self.decide(|plan, actions| actions.append(&mut plan.lead(now)));
                 }
                 What::Elected { fence } // and over: that comes next
             }
@@ -252,8 +237,7 @@ impl Engine {
         stopper: &Stopper,
     ) {
         stopper.soon().cancel();
-        let actions = self.plan.stop();
-        self.act(actions);
+        self.decide(|plan, actions| actions.append(&mut plan.stop()));
         // Not before: nothing is claimed any more, and what is won late is undone.
         if let Some(term) = &self.term {
             term.stop();
@@ -265,6 +249,7 @@ impl Engine {
         let mut over_at = stopped_at + NOTICE * 5;
         let (mut told, mut stopped) = (false, false);
         while !self.plan.is_idle() {
+            self.flush();
             let next = if !told {
                 told_at
             } else if !stopped {
@@ -275,7 +260,15 @@ impl Engine {
             tokio::select! {
                 biased;
                 transition = term::next(&mut self.term) => { self.hear(transition); continue }
-                message = messages.recv() => { self.take(message); continue }
+                message = messages.recv() => {
+                    let (mut heard, now) = (0, self.clock.now());
+                    let mut message = message;
+                    while message.is_some() && heard < MOST_IN_A_TURN {
+                        heard += self.take(message, now);
+                        message = messages.try_recv().ok();
+                    }
+                    continue;
+                }
                 () = stopper.now().cancelled(), if !stopped => {
                     (told, stopped) = (true, true);
                     over_at = self.clock.lease_now() + NOTICE * 5;
@@ -297,201 +290,68 @@ impl Engine {
                 }
             }
             for run in self.runs.values() {
-                run.cancel.cancel(Cancelled::Shutdown);
+                run.told().cancel.end(Cancelled::Shutdown);
                 if stopped {
-                    run.abort.cancel();
+                    run.told().abort.end(());
                 }
             }
         }
     }
 
-    fn take(&mut self, message: Option<Message>) {
-        let Some(message) = message else { return };
+    /// Hears a message, and says of how many jobs that was.
+    fn take(&mut self, message: Option<Message>, now: Timestamp) -> usize {
+        let Some(message) = message else { return 0 };
         self.look_at_term();
-        let now = self.clock.now();
+        let weight = message.weight();
         match message {
             Message::Enrolled(jobs, answers) => {
                 for (job, answer) in jobs.into_iter().zip(answers) {
                     self.tell(job, now, Input::Enrolled(answer));
                 }
             }
-            Message::Answered(job, reply) => {
-                if reply.as_ref().is_err_and(|error| error.kind() == Kind::Timeout) {
-                    self.stuck.insert(job);
-                } else {
-                    self.stuck.remove(&job);
+            Message::Answered(replies) => {
+                for (job, reply) in replies {
+                    self.answered(job, now, reply);
                 }
-                let mut answer = Answer::of(&reply);
-                if let (Answer::Won(win), Some(fence)) = (&mut answer, self.leaders_fence()) {
-                    win.fence = fence;
-                }
-                if let Ok(ClaimReply::Won(guard)) = reply {
-                    self.in_hand.insert(job, guard);
-                }
-                self.tell(job, now, Input::Answer(answer));
             }
             Message::Woken(job) => self.tell(job, now, Input::Woken),
-            Message::Ended { job, guard, started, ended, outcome } => {
-                let run = self.runs.remove(&job);
-                let fence = run.map_or(guard.lease.fence(), |run| run.fence);
-                let complete = is_complete(&outcome);
-                self.report(job, What::Finished { tick: guard.tick, fence, outcome });
-                self.in_hand.insert(job, guard);
-                self.tell(job, now, Input::RunEnded { started, ended, complete });
+            Message::Ended(ended) => self.ended(now, ended),
+            Message::Released(jobs) => {
+                for job in jobs {
+                    self.tell(job, now, Input::Released);
+                }
             }
-            Message::Released(job) => self.tell(job, now, Input::Released),
             Message::Epoch(answer) => self.heard_epoch(now, answer),
         }
+        weight
     }
 
-    fn tell(&mut self, job: usize, now: Timestamp, input: Input) {
-        let actions = self.plan.on(job, now, input);
-        self.act(actions);
-    }
-
-    fn act(&mut self, actions: Actions) {
-        let (mut enrolling, mut claiming) = (Vec::new(), Vec::new());
-        for (job, action) in actions {
-            match action {
-                Action::Enroll => enrolling.push(job),
-                Action::Claim(claim) => claiming.push((job, claim)),
-                Action::Start { tick, missed } => self.start(job, tick, missed),
-                Action::Undo => self.give_back(job, MarkAfter::Undo),
-                Action::Release(after) => self.give_back(job, after),
-                Action::Watch => self.watch(job),
-                Action::Unwatch => drop(self.watches.remove(&job)),
-                Action::Report(what) => self.report(job, what),
+    fn answered(&mut self, job: usize, now: Timestamp, reply: Result<ClaimReply, BackendError>) {
+        if reply.as_ref().is_err_and(|error| error.kind() == Kind::Timeout) {
+            self.stuck.insert(job);
+        } else if !self.stuck.is_empty() {
+            self.stuck.remove(&job);
+        }
+        let answer = match reply {
+            Ok(ClaimReply::Won(mut guard)) => {
+                let mut win = Win::of(&mut guard);
+                win.fence = self.leaders_fence().unwrap_or(win.fence);
+                self.in_hand = Some(Hand { job, guard });
+                Answer::Won(win)
             }
-        }
-        if !enrolling.is_empty() {
-            self.enroll(enrolling);
-        }
-        // One that was stuck lately goes alone: it must not hold up the others of its instant.
-        let (alone, together): (Vec<_>, Vec<_>) =
-            claiming.into_iter().partition(|(job, _)| self.stuck.contains(job));
-        for batch in alone.into_iter().map(|claim| vec![claim]).chain([together]) {
-            self.claim(batch);
-        }
+            reply => Answer::of(&reply),
+        };
+        self.tell(job, now, Input::Answer(answer));
     }
 
-    fn claim(&self, batch: Vec<(usize, Claim)>) {
-        if batch.is_empty() {
-            return;
-        }
-        let (jobs, claims): (Vec<_>, Vec<_>) = batch
-            .into_iter()
-            .map(|(job, claim)| (job, (self.jobs[job].key.clone(), claim)))
-            .unzip();
-        let (locks, to_loop, stopped) =
-            (self.marks.clone(), self.to_loop.clone(), self.stopped.clone());
-        self.spawner.spawn(async move {
-            let claiming = locks.claim_each(claims, |replies| {
-                for (at, reply) in replies {
-                    drop(to_loop.send(Message::Answered(jobs[at], reply)));
-                }
-            });
-            tokio::select! {
-                biased;
-                () = stopped.cancelled() => {}
-                () = claiming => {}
-            }
-        });
-    }
-
-    fn enroll(&self, jobs: Vec<usize>) {
-        let locks = self.marks.clone();
-        let enrolments = jobs.iter().map(|job| {
-            let Planned { key, plan, .. } = &self.jobs[*job];
-            Enrolment { key: key.clone(), fingerprint: plan.trigger.fingerprint() }
-        });
-        let enrolments: Vec<_> = enrolments.collect();
-        self.task(async move {
-            let answers = locks.enroll_each(&enrolments).await;
-            Message::Enrolled(jobs, answers)
-        });
-    }
-
-    fn start(&mut self, job: usize, tick: Mark, missed: Vec<Mark>) {
-        let Some(guard) = self.in_hand.remove(&job) else { return };
-        let Planned { key, work, max_runtime, .. } = self.jobs[job].clone();
-        let fence = self.leaders_fence().unwrap_or(guard.lease.fence());
-        let (term, run_number) = self.term.as_mut().and_then(Term::start).unzip();
-        let (cancel, abort) = (Cancel::default(), CancellationToken::new());
-        let started = self.clock.now();
-        // A tick that was due before this by the store's clock is somebody's to claim, however slow this node's clock is.
-        let began = guard.store_now.map_or(started, |store_now| store_now.max(started));
-        let lateness = between(tick.timestamp(), started);
-        self.report(job, What::Started { tick, fence, lateness, missed: missed.len() });
-        let ends_at =
-            max_runtime.map_or(LeaseInstant::NEVER, |limit| self.clock.lease_now() + limit);
-        let context = Context::new(Told {
-            job: key,
-            tick,
-            fence,
-            run_number: run_number.unwrap_or(1),
-            attempt: guard.attempt,
-            missed,
-            lateness,
-            cancel: cancel.clone(),
-            stopping: self.stopping.clone(),
-            lease: guard.lease.check_from_afar(),
-            term: term.as_ref().map(|started| started.term.clone()),
-            ends_at,
-        });
-        self.runs.insert(job, Run { fence, cancel: cancel.clone(), abort: abort.clone() });
-        let clock = Arc::clone(&self.clock);
-        let running = Running { job, guard, term, context, cancel, abort, ends_at, began, clock };
-        match work {
-            Work::Async(work) => self.task(async move { running.on_task(&work).await }),
-            // Not bound to this engine: nothing can stop such a run.
-            Work::Blocking(work) => {
-                let (to_loop, keeper) = (self.to_loop.clone(), self.locks.keeper().clone());
-                self.spawner.spawn(running.on_thread(work, to_loop, keeper));
-            }
-        }
-    }
-
-    fn give_back(&mut self, job: usize, after: MarkAfter) {
-        let Some(mut guard) = self.in_hand.remove(&job) else { return };
-        guard.lease.on_drop(after);
-        self.task(async move {
-            // Where it failed, the reaper goes on; the key is busy until it is through, as it should be.
-            if let Err(error) = guard.lease.release_as(after).await {
-                tracing::debug!(%error, "giving a lease back takes longer");
-            }
-            Message::Released(job)
-        });
-    }
-
-    fn watch(&mut self, job: usize) {
-        let unwatched = CancellationToken::new();
-        self.watches.insert(job, unwatched.clone().drop_guard());
-        let (locks, key, to_loop) =
-            (self.marks.clone(), self.jobs[job].key.clone(), self.to_loop.clone());
-        let stopped = self.stopped.clone();
-        self.spawner.spawn(async move {
-            let watching = async {
-                let Some(mut watch) = locks.watch(&key).await else { return };
-                // What happened before the watch began was not seen: try again now.
-                while to_loop.send(Message::Woken(job)).is_ok() {
-                    watch.changed().await;
-                }
-            };
-            tokio::select! {
-                biased;
-                () = stopped.cancelled() => {}
-                () = unwatched.cancelled() => {}
-                () = watching => {}
-            }
-        });
-    }
-
-    /// Asks the store whether it forgot something.
-    fn ask_epoch(&mut self) {
-        if !std::mem::replace(&mut self.asking_epoch, true) {
-            let locks = self.marks.clone();
-            self.task(async move { Message::Epoch(locks.epoch().await) });
-        }
+    fn ended(&mut self, now: Timestamp, ended: Ended) {
+        let Ended { job, guard, started, ended, outcome } = ended;
+        let run = self.runs.remove(&job);
+        let fence = run.map_or(guard.lease.fence(), |run| run.fence());
+        let complete = is_complete(&outcome);
+        self.report(job, What::Finished { tick: guard.tick, fence, outcome });
+        self.in_hand = Some(Hand { job, guard });
+        self.tell(job, now, Input::RunEnded { started, ended, complete });
     }
 
     fn heard_epoch(&mut self, now: Timestamp, answer: Result<Epoch, BackendError>) {
@@ -504,51 +364,29 @@ impl Engine {
         }
     }
 
-    /// Runs `work` until it ends or this engine does, and hands its message to the loop.
-    fn task(&self, work: impl Future<Output = Message> + Send + 'static) {
-        let (to_loop, stopped) = (self.to_loop.clone(), self.stopped.clone());
-        self.spawner.spawn(async move {
-            tokio::select! {
-                biased;
-                () = stopped.cancelled() => {}
-                // The loop may be gone: then the message is dropped, and a guard in it gives itself back.
-                message = work => drop(to_loop.send(message)),
-            }
-        });
+    fn tell(&mut self, job: usize, now: Timestamp, input: Input) {
+        self.decide(|plan, actions| plan.tell(job, now, input, actions));
+        // What the plan wants no more was won for a term that is over, and gives itself back.
+        self.in_hand = None;
     }
 
-    /// The fence of runs, where that is the leader's.
-    fn leaders_fence(&self) -> Option<Fence> {
-        self.term.as_ref().and_then(Term::fence)
-    }
-
-    fn report(&self, job: usize, what: What) {
-        self.report_as(&self.jobs[job].key, what);
-    }
-
-    fn report_group(&self, what: What) {
-        if let Some(term) = &self.term {
-            self.report_as(term.group(), what);
+    fn decide(&mut self, ask: impl FnOnce(&mut Plan, &mut Actions)) {
+        let mut actions = std::mem::take(&mut self.actions);
+        ask(&mut self.plan, &mut actions);
+        for (job, action) in actions.drain(..) {
+            self.act(job, action);
         }
-    }
-
-    fn report_as(&self, key: &LockKey, what: What) {
-        let event = Event { job: key.clone(), what };
-        tracing::debug!(job = %event.job, what = ?event.what, "event");
-        if let Some(observer) = &self.observer
-            && catch_unwind(AssertUnwindSafe(|| observer(&event))).is_err()
-        {
-            tracing::error!(job = %event.job, "an observer panicked");
-        }
+        self.actions = actions;
     }
 }
 
 /// However the engine ends, its runs are told: those that block a thread go on without it.
 impl Drop for Engine {
     fn drop(&mut self) {
+        self.hub.end();
         self.stopping.cancel();
         for run in self.runs.values() {
-            run.cancel.cancel(Cancelled::Shutdown);
+            run.told().cancel.end(Cancelled::Shutdown);
         }
     }
 }
@@ -558,7 +396,7 @@ pub(super) fn is_complete(outcome: &Outcome) -> bool {
 }
 
 /// From `from` to `to`; zero where `to` is earlier.
-fn between(from: Timestamp, to: Timestamp) -> Duration {
+pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
