@@ -1,5 +1,6 @@
 //! The scheduler on one node, on real time, over the memory backend.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -328,4 +329,47 @@ async fn a_job_due_once_runs_once_and_the_scheduler_goes_on() {
 async fn panics_later(_: Context) {
     tokio::task::yield_now().await;
     panic!("on purpose");
+}
+
+/// Runs many jobs that are all due at each whole second, until each has told an end: how often each tick of each was started, and how
+/// often reported as missed.
+async fn burst(misfire: Misfire) -> Vec<(usize, usize)> {
+    const JOBS: usize = 3_000;
+    let (told, mut heard) = unbounded_channel::<Event>();
+    let secondly = Every::new(Duration::from_secs(1)).unwrap();
+    let jobs = (0..JOBS)
+        .map(|job| Job::new(job.to_string(), secondly, async |_: Context| {}).misfire(misfire));
+    let scheduler = Scheduler::builder(locks()).jobs(jobs);
+    let scheduler = scheduler.observe(move |event| drop(told.send(event.clone()))).build().unwrap();
+    let (mut ticks, mut over) = (HashMap::<_, (usize, usize)>::new(), HashSet::new());
+    let signal = async {
+        while over.len() < JOBS {
+            let Event { job, what } = heard.recv().await.expect("the scheduler lives");
+            match what {
+                What::Started { tick, .. } => ticks.entry((job, tick)).or_default().0 += 1,
+                What::Missed { tick, .. } => {
+                    ticks.entry((job.clone(), tick)).or_default().1 += 1;
+                    over.insert(job);
+                }
+                What::Finished { outcome, .. } => {
+                    assert_eq!(outcome, Outcome::Ok);
+                    over.insert(job);
+                }
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, scheduler.run_until(signal)).await.expect("in time").unwrap();
+    ticks.into_values().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_jobs_due_at_one_instant_all_run_once() {
+    assert!(burst(Misfire::latest()).await.iter().all(|told| *told == (1, 0)));
+}
+
+#[tokio::test]
+async fn many_jobs_due_at_one_instant_are_run_in_time_or_reported() {
+    let told = burst(Misfire::latest().grace(Duration::from_millis(5))).await;
+    assert!(told.iter().all(|told| matches!(told, (1, 0) | (0, 1))));
 }

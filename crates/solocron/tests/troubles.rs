@@ -26,7 +26,9 @@ fn often() -> Every {
 enum Trouble {
     HangClaims,
     HangRenewals,
+    HangReleases,
     PanicOnce,
+    PanicInReleaseOnce,
 }
 
 /// The memory backend, but for one key.
@@ -91,6 +93,15 @@ impl LockBackend for Troubled {
         lease: &MemoryLease,
         mark: MarkAfter,
     ) -> Result<Released, BackendError> {
+        if lease.key().as_str() == BAD {
+            match self.trouble {
+                Trouble::HangReleases => std::future::pending().await,
+                Trouble::PanicInReleaseOnce if !self.panicked.swap(true, Ordering::SeqCst) => {
+                    panic!("on purpose")
+                }
+                _ => {}
+            }
+        }
         self.memory.release(lease, mark).await
     }
 
@@ -144,6 +155,30 @@ async fn a_claim_that_hangs_holds_up_no_other_job() {
     run(locks(Troubled::new(Trouble::HangClaims)), jobs, |event| {
         good += usize::from(event.job.as_str() == "good" && finished(event) == Some(&Outcome::Ok));
         good == 5
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_release_that_hangs_holds_up_no_other_job() {
+    let jobs = ["good", BAD].map(|id| Job::new(id, often(), async |_| {}));
+    let mut good = 0;
+    run(locks(Troubled::new(Trouble::HangReleases)), jobs, |event| {
+        good += usize::from(event.job.as_str() == "good" && finished(event) == Some(&Outcome::Ok));
+        good == 5
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_release_that_panics_is_tried_again_and_takes_no_other_along() {
+    let jobs = ["good", BAD].map(|id| Job::new(id, often(), async |_| {}));
+    let (mut good, mut bad) = (0, 0);
+    run(locks(Troubled::new(Trouble::PanicInReleaseOnce)), jobs, |event| {
+        if finished(event) == Some(&Outcome::Ok) {
+            *(if event.job.as_str() == BAD { &mut bad } else { &mut good }) += 1;
+        }
+        good >= 3 && bad >= 3
     })
     .await;
 }

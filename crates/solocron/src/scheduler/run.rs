@@ -46,6 +46,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How many jobs a turn looks at, and again how many it hears of, before the signal is looked at and others have the thread.
 const MOST_IN_A_TURN: usize = 1_000;
 
+/// For how many turns in a row that hear so many the jobs that are due wait. A job that is begun is heard of three times.
+const MOST_PUT_OFF: u32 = 4;
+
 impl Scheduler {
     /// Schedules until `signal` completes or [`Stopper::stop`] is called, then shuts down: no new claims, runs end or are told to,
     /// leases are given back. Bounded by the [drain time](super::SchedulerBuilder::drain) and a few seconds.
@@ -129,6 +132,7 @@ impl Engine {
         let mut signal = std::pin::pin!(signal);
         let mut heartbeat = self.clock.lease_now();
         let mut steps = ClockSteps::new(&*self.clock);
+        let (mut heard, mut put_off) = (0, 0);
         loop {
             let now = self.clock.now();
             if let Some(term) = &self.term {
@@ -142,11 +146,18 @@ impl Engine {
                 heartbeat = self.clock.lease_now() + HEARTBEAT;
                 self.ask_epoch();
             }
-            self.decide(|plan, actions| plan.wake_some(now, MOST_IN_A_TURN, actions));
+            // What is begun is brought to its end before more is begun: otherwise, where many jobs are due at once, all of them
+            // would hold leases and wait for each other.
+            if heard < MOST_IN_A_TURN || put_off == MOST_PUT_OFF {
+                self.decide(|plan, actions| plan.wake_some(now, MOST_IN_A_TURN, actions));
+                put_off = 0;
+            } else {
+                put_off += 1;
+            }
             self.flush();
             let wait =
                 self.plan.next_wake().map_or(HEARTBEAT, |at| between(now, at)).min(HEARTBEAT);
-            let mut heard = 0;
+            heard = 0;
             tokio::select! {
                 biased;
                 () = stopper.soon().cancelled() => break,
@@ -157,11 +168,7 @@ impl Engine {
             }
             // Whatever else has come in meanwhile, before looking at the clock again.
             let now = self.clock.now();
-            while heard < MOST_IN_A_TURN
-                && let Ok(message) = messages.try_recv()
-            {
-                heard += self.take(Some(message), now);
-            }
+            heard += self.take_more(&mut messages, now, heard);
             if heard >= MOST_IN_A_TURN || wait.is_zero() {
                 // There is more to do. The runs that were started have their turn first, where this thread is the only one.
                 self.flush();
@@ -261,12 +268,9 @@ impl Engine {
                 biased;
                 transition = term::next(&mut self.term) => { self.hear(transition); continue }
                 message = messages.recv() => {
-                    let (mut heard, now) = (0, self.clock.now());
-                    let mut message = message;
-                    while message.is_some() && heard < MOST_IN_A_TURN {
-                        heard += self.take(message, now);
-                        message = messages.try_recv().ok();
-                    }
+                    let now = self.clock.now();
+                    self.take(message, now);
+                    self.take_more(messages, now, 0);
                     continue;
                 }
                 () = stopper.now().cancelled(), if !stopped => {
@@ -296,6 +300,22 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Hears what is there already, as far as a turn that has `heard` so many may; says of how many jobs that was.
+    fn take_more(
+        &mut self,
+        messages: &mut UnboundedReceiver<Message>,
+        now: Timestamp,
+        heard: usize,
+    ) -> usize {
+        let mut more = 0;
+        while heard + more < MOST_IN_A_TURN
+            && let Ok(message) = messages.try_recv()
+        {
+            more += self.take(Some(message), now);
+        }
+        more
     }
 
     /// Hears a message, and says of how many jobs that was.
