@@ -19,6 +19,7 @@ use crate::link::Link;
 use crate::record::Bytes;
 use crate::reply::{self, Odd};
 use crate::script;
+use crate::session::Session;
 use crate::waiters::{RedisWatch, Waiters};
 use crate::wire::{self, Call, Place, Return};
 
@@ -85,17 +86,17 @@ impl RedisBackend {
 
     async fn acquire(
         &self,
+        session: &Session,
         requests: &[Request],
     ) -> Result<Vec<Result<Reply<RedisLease>, BackendError>>, BackendError> {
         let link = &self.0;
         let settings = link.settings();
-        let session = link.session().await?;
         let slugs: Vec<_> = requests.iter().map(|request| request.key.slug()).collect();
         let known = link.memory().known(&session.run);
         let mut joining = link.waiters().join(requests);
         let places = joining.places();
         let call = wire::acquire(&settings.names, &session.run, &known, requests, &slugs, &places);
-        let (answer, replicas) = link.grant(&session, &script::ACQUIRE, &call).await?;
+        let (answer, replicas) = link.grant(session, &script::ACQUIRE, &call).await?;
         let mut answers = Bytes::of(&answer, "attempt")?;
         let now = link.learn_from(&mut answers)?;
         let mut replies = Vec::with_capacity(requests.len());
@@ -145,55 +146,75 @@ impl RedisBackend {
 
     /// One attempt, together with what others ask at the same time where that is faster.
     async fn acquire_one(&self, request: &Request) -> Result<Reply<RedisLease>, BackendError> {
-        let lane = self.0.session().await?.lane;
+        let session = self.0.session().await?;
+        let alone = async {
+            let outcome = self.acquire(&session, std::slice::from_ref(request)).await?;
+            outcome.into_iter().next().unwrap_or_else(|| Err(Odd("attempt").into()))
+        };
         // Grants that wait for replicas have a connection of their own.
-        let Some(lane) = lane.filter(|_| self.0.settings().replicas == 0) else {
-            let outcome = self.acquire(std::slice::from_ref(request)).await?;
-            return outcome.into_iter().next().unwrap_or_else(|| Err(Odd("attempt").into()));
+        let Some(lane) = session.lane.as_ref().filter(|_| self.0.settings().replicas == 0) else {
+            return alone.await;
         };
         let backend = self.clone();
         let send = move |requests: Vec<Request>| {
             let backend = backend.clone();
             async move { backend.acquire_all(&requests).await }
         };
-        lane.acquires.ask(request.clone(), send).await.unwrap_or_else(|| Err(unanswered()))
+        let answer = lane.acquires.ask(|| request.clone(), alone, send).await;
+        answer.unwrap_or_else(|| Err(unanswered()))
     }
 
     async fn acquire_all(
         &self,
         requests: &[Request],
     ) -> Vec<Result<Reply<RedisLease>, BackendError>> {
-        let batches =
-            requests.chunks(BATCH).map(async |some| each(some.len(), self.acquire(some).await));
+        let session = match self.0.session().await {
+            Ok(session) => session,
+            Err(error) => return each(requests.len(), Err(error)),
+        };
+        let batches = requests
+            .chunks(BATCH)
+            .map(async |some| each(some.len(), self.acquire(&session, some).await));
         join_all(batches).await.into_iter().flatten().collect()
     }
 
     /// Gives back, together with what others give back at the same time where that is faster.
     async fn settle(&self, returned: Return) -> Result<Released, BackendError> {
-        let Some(lane) = self.0.session().await?.lane else {
-            let outcome = self.settle_some(&[returned]).await?;
-            return outcome.into_iter().next().unwrap_or_else(|| Err(Odd("release").into()));
+        let session = self.0.session().await?;
+        let alone = async {
+            let outcome = self.settle_some(&session, std::slice::from_ref(&returned)).await?;
+            outcome.into_iter().next().unwrap_or_else(|| Err(Odd("release").into()))
         };
+        let Some(lane) = &session.lane else { return alone.await };
         let backend = self.clone();
         let send = move |returns: Vec<Return>| {
             let backend = backend.clone();
-            async move {
-                let batches = returns
-                    .chunks(BATCH)
-                    .map(async |some| each(some.len(), backend.settle_some(some).await));
-                join_all(batches).await.concat()
-            }
+            async move { backend.settle_all(&returns).await }
         };
-        lane.releases.ask(returned, send).await.unwrap_or_else(|| Err(unanswered()))
+        let answer = lane.releases.ask(|| returned.clone(), alone, send).await;
+        answer.unwrap_or_else(|| Err(unanswered()))
+    }
+
+    async fn settle_all(&self, returns: &[Return]) -> Vec<Result<Released, BackendError>> {
+        let session = match self.0.session().await {
+            Ok(session) => session,
+            Err(error) => return each(returns.len(), Err(error)),
+        };
+        let batches = returns
+            .chunks(BATCH)
+            .map(async |some| each(some.len(), self.settle_some(&session, some).await));
+        join_all(batches).await.concat()
     }
 
     async fn settle_some(
         &self,
+        session: &Session,
         returns: &[Return],
     ) -> Result<Vec<Result<Released, BackendError>>, BackendError> {
         let settings = self.0.settings();
-        let call = wire::release(&settings.names, &self.0.known(), returns);
-        let answer = self.0.repeat(&script::RELEASE, &call).await?;
+        let known = self.0.memory().known(&session.run);
+        let call = wire::release(&settings.names, &known, returns);
+        let answer = self.0.repeat_on(session, &script::RELEASE, &call).await?;
         let (_, mut answers) = wire::frames(&answer)?;
         let read = |returned| wire::released(settings, returned, answers.frame()?);
         Ok(returns.iter().map(read).collect())

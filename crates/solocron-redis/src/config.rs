@@ -130,9 +130,9 @@ impl RedisBuilder {
 
     /// How many replicas must have a grant before it is handed out (`WAIT`). Default 0.
     ///
-    /// A grant that too few replicas acknowledged within the request timeout is given back, and the attempt fails. It makes a
-    /// failover lose fewer grants; it does not make Redis a consensus store. Costs a second connection, on which grants wait for
-    /// each other.
+    /// An attempt whose grant too few replicas acknowledged within a quarter of the request timeout fails with an unknown effect: it is
+    /// sent again with the same nonce, which waits again, and revoked in the end. It makes a failover lose fewer grants; it does not
+    /// make Redis a consensus store. Costs a second connection, on which grants wait for each other.
     #[must_use]
     pub fn replicas(mut self, count: u32) -> Self {
         self.replicas = count;

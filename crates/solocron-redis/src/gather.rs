@@ -41,8 +41,13 @@ impl<T: Send + 'static, R: Send + 'static> Gather<T, R> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends `asked`, alone or with what others ask. `None`: nobody knows what became of it.
-    pub(crate) async fn ask<S, F>(self: &Arc<Self>, asked: T, send: S) -> Option<R>
+    /// Sends what is asked: `alone`, or with what others ask by way of `send`. `None`: nobody knows what became of it.
+    pub(crate) async fn ask<S, F>(
+        self: &Arc<Self>,
+        asked: impl FnOnce() -> T,
+        alone: impl Future<Output = R>,
+        send: S,
+    ) -> Option<R>
     where
         S: Fn(Vec<T>) -> F + Clone + Send + 'static,
         F: Future<Output = Vec<R>> + Send,
@@ -51,20 +56,18 @@ impl<T: Send + 'static, R: Send + 'static> Gather<T, R> {
             let mut state = self.state();
             if state.on_their_way < AT_ONCE {
                 state.on_their_way += 1;
-                Err(asked)
+                None
             } else {
                 let (answer, later) = oneshot::channel();
-                state.waiting.push((asked, answer));
-                Ok(later)
+                state.waiting.push((asked(), answer));
+                Some(later)
             }
         };
-        match later {
-            Ok(later) => later.await.ok(),
-            Err(asked) => {
-                let turn = Turn { gather: self, send };
-                (turn.send)(vec![asked]).await.pop()
-            }
+        if let Some(later) = later {
+            return later.await.ok();
         }
+        let _turn = Turn { gather: self, send };
+        Some(alone.await)
     }
 
     /// A call has ended: all who wait go in the next one.
@@ -130,20 +133,10 @@ mod tests {
 
     use super::*;
 
-    /// Answers each with ten times itself, when it is let.
-    fn scene() -> (
-        Arc<Gather<u32, u32>>,
-        Arc<Semaphore>,
-        mpsc::UnboundedSender<usize>,
-        mpsc::UnboundedReceiver<usize>,
-    ) {
-        let (sent, sizes) = mpsc::unbounded_channel();
-        (Gather::new(Handle::current()), Arc::new(Semaphore::new(0)), sent, sizes)
-    }
-
     #[tokio::test]
     async fn who_asks_alone_sends_at_once_and_who_comes_meanwhile_goes_together() {
-        let (gather, gate, sent, mut sizes) = scene();
+        let (gather, gate) = (Gather::new(Handle::current()), Arc::new(Semaphore::new(0)));
+        let (sent, mut sizes) = mpsc::unbounded_channel();
         let ask = |asked: u32| {
             let (gather, gate, sent) = (Arc::clone(&gather), Arc::clone(&gate), sent.clone());
             tokio::spawn(async move {
@@ -152,10 +145,11 @@ mod tests {
                     async move {
                         sent.send(asked.len()).unwrap();
                         gate.acquire().await.unwrap().forget();
-                        asked.iter().map(|asked| asked * 10).collect()
+                        asked.iter().map(|asked| asked * 10).collect::<Vec<_>>()
                     }
                 };
-                gather.ask(asked, send).await
+                let alone = send(vec![asked]);
+                gather.ask(|| asked, async move { alone.await[0] }, send.clone()).await
             })
         };
         let first: Vec<_> = (0..AT_ONCE as u32).map(ask).collect();
@@ -187,17 +181,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_is_dropped_or_panics_leaves_its_turn_to_others() {
-        let (gather, _gate, ..) = scene();
+        let gather = Gather::new(Handle::current());
         for _ in 0..10 {
-            let send = async |_| std::future::pending::<Vec<u32>>().await;
-            let stuck = gather.ask(1, move |asked| Box::pin(send(asked)));
+            let stuck = gather.ask(|| 1, std::future::pending(), async |asked| asked);
             assert!(tokio::time::timeout(Duration::from_millis(1), stuck).await.is_err());
         }
         let panics = {
             let gather = Arc::clone(&gather);
-            tokio::spawn(async move { gather.ask(1, async |_| panic!("as it must")).await })
+            tokio::spawn(async move {
+                gather.ask(|| 1, async { panic!("as it must") }, async |asked| asked).await
+            })
         };
         assert!(panics.await.is_err());
-        assert_eq!(gather.ask(7, async |asked: Vec<u32>| asked).await, Some(7));
+        assert_eq!(gather.ask(|| 7, async { 70 }, async |asked| asked).await, Some(70));
     }
 }

@@ -72,7 +72,7 @@ impl State {
 #[derive(Debug)]
 enum Phase {
     Connecting,
-    Up(Session),
+    Up(Box<Session>),
     Down { error: BackendError, not_before: Instant },
 }
 
@@ -150,7 +150,7 @@ impl Link {
         let supervise = {
             let mut state = self.state();
             match &state.phase {
-                Phase::Up(session) => return Ok(session.from_here(&self.settings)),
+                Phase::Up(session) => return Ok(session.by_lane(&self.settings)),
                 Phase::Down { error, not_before } if Instant::now() < *not_before => {
                     return Err(error.clone());
                 }
@@ -164,7 +164,7 @@ impl Link {
         }
         let ended = tokio::time::timeout(limit, attempts.changed()).await;
         if let Phase::Up(session) = &self.state().phase {
-            return Ok(session.from_here(&self.settings));
+            return Ok(session.by_lane(&self.settings));
         }
         let failure = if ended.is_ok() { attempts.borrow().clone() } else { None };
         Err(failure.unwrap_or_else(|| {
@@ -229,7 +229,7 @@ impl Link {
             }
             Ok(session) => {
                 *pause = Self::FIRST;
-                Phase::Up(session)
+                Phase::Up(Box::new(session))
             }
             Err(error) => {
                 let not_before;
@@ -415,7 +415,17 @@ impl Link {
         call: &Call,
     ) -> Result<Value, BackendError> {
         let session = self.session().await?;
-        match self.send(&session, script, call).await {
+        self.repeat_on(&session, script, call).await
+    }
+
+    /// The same, on this connection first.
+    pub(crate) async fn repeat_on(
+        self: &Arc<Self>,
+        session: &Session,
+        script: &Script,
+        call: &Call,
+    ) -> Result<Value, BackendError> {
+        match self.send(session, script, call).await {
             Err(error)
                 if error.effect() == Effect::Unknown && error.kind() == Kind::Unavailable =>
             {

@@ -202,7 +202,7 @@ impl Session {
     }
 
     /// The same session, by way of the current runtime's own connection where there is one.
-    pub(crate) fn from_here(&self, settings: &Arc<Settings>) -> Self {
+    pub(crate) fn by_lane(&self, settings: &Arc<Settings>) -> Self {
         Self { lane: self.lanes.here(settings), ..self.clone() }
     }
 

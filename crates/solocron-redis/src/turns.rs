@@ -111,7 +111,7 @@ impl Waiters {
             if state.turn.over {
                 return true;
             }
-            (state.in_line, state.in_store, state.baton) = (false, false, false);
+            (state.in_line, state.in_store, state.baton) = (false, false, None);
             let received = SystemClock.lease_now();
             state.turn.granted = Some(Pushed { at, record: record.to_vec(), received });
         }
@@ -211,14 +211,14 @@ impl Joining {
         };
         let mut state = line.state();
         if let Some((kept, grant)) = kept {
-            (state.in_line, state.in_store, state.baton) = (false, false, false);
+            (state.in_line, state.in_store, state.baton) = (false, false, None);
             (state.turn.over, state.turn.granted) = (true, None);
             grant.lease.kept = Some(kept);
             return;
         }
         // A wake-up that came meanwhile is for the next attempt.
         if matches!(reply, Ok(Reply::Busy { .. })) && line.news() == news {
-            state.baton = false;
+            state.baton = None;
         }
         state.turn.base = Some((sent, now));
         if !in_line {

@@ -18,7 +18,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use redis::Value;
@@ -47,6 +47,8 @@ pub(crate) struct Waiters {
 
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
+    /// The process that stands in them: a forked child starts with none.
+    pid: u32,
     /// For whoever only wants news.
     by_slug: HashMap<String, Arc<Line>>,
     /// For each acquisition that waits.
@@ -62,6 +64,7 @@ pub(crate) struct Lines {
 pub(crate) struct Line {
     pub(crate) key: LockKey,
     pub(crate) slug: String,
+    pid: u32,
     /// What stands in the line for it, or what that begins with: never used again, so that a late farewell takes nobody else out.
     pub(crate) place: String,
     /// The acquisition that waits.
@@ -81,8 +84,8 @@ pub(crate) struct Standing {
     pub(crate) in_store: bool,
     /// Where in the line; kept until the lock was had.
     pub(crate) score: String,
-    /// It was told that the lock is free, and has not used that yet.
-    pub(crate) baton: bool,
+    /// When it was told that the lock is free, where it has not used that yet.
+    pub(crate) baton: Option<Instant>,
     /// What becomes of the acquisition that waits.
     pub(crate) turn: Turn,
 }
@@ -106,7 +109,7 @@ impl Line {
     fn wake(&self) {
         {
             let mut state = self.state();
-            (state.in_line, state.in_store, state.baton) = (false, false, true);
+            (state.in_line, state.in_store, state.baton) = (false, false, Some(Instant::now()));
         }
         self.tell();
     }
@@ -123,7 +126,12 @@ impl Line {
 
 impl Waiters {
     pub(crate) fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = std::process::id();
+        if lines.pid != pid {
+            *lines = Lines { pid, ..Lines::default() };
+        }
+        lines
     }
 
     /// A release has chosen this node. False: nobody waits for news here any more.
@@ -151,7 +159,7 @@ impl Waiters {
         let line = self.lines().by_slug.get(slug).cloned();
         if let Some(line) = line {
             let mut state = line.state();
-            state.baton = false;
+            state.baton = None;
             if here {
                 state.score = String::new();
             }
@@ -186,14 +194,17 @@ impl Lines {
 
 impl Line {
     fn new(key: &LockKey, slug: String, place: String, nonce: Option<Nonce>) -> Arc<Self> {
-        let (key, state) = (key.clone(), Mutex::default());
+        let (key, pid, state) = (key.clone(), std::process::id(), Mutex::default());
         let (news, told) = (AtomicU64::new(0), Notify::new());
-        Arc::new(Self { key, slug, place, nonce, state, news, told })
+        Arc::new(Self { key, slug, pid, place, nonce, state, news, told })
     }
 
-    /// Whether anybody wants this place.
+    /// Whether its place is to be renewed now.
     fn stands(&self) -> bool {
-        self.nonce.is_none() || self.state().turn.is_waiting()
+        let state = self.state();
+        // Whoever was woken just now is about to try.
+        let about = state.baton.is_some_and(|since| since.elapsed() < ROUND);
+        !about && (self.nonce.is_none() || state.turn.is_waiting())
     }
 }
 
@@ -250,20 +261,21 @@ impl RedisWatch {
         let Some(line) = self.line.take() else { return };
         let (member, pass_on) = {
             let mut lines = self.link.waiters().lines();
+            if line.pid != lines.pid {
+                return; // a parent's place, seen from its forked child
+            }
             let mut state = line.state();
             state.watches -= 1;
             if state.watches > 0 {
                 return;
             }
             lines.remove(&line);
-            // Places of before a fork are the parent's.
-            if !line.place.starts_with(&self.link.node()) {
+            if state.turn.is_over()
+                || !(state.in_store || state.baton.is_some() || state.turn.is_granted())
+            {
                 return;
             }
-            if state.turn.is_over() || !(state.in_store || state.baton || state.turn.is_granted()) {
-                return;
-            }
-            (line.member(&state), state.baton)
+            (line.member(&state), state.baton.is_some())
         };
         match line.nonce {
             Some(nonce) => {
@@ -342,7 +354,7 @@ async fn stand(link: &Arc<Link>, lines: &[Arc<Line>]) -> Result<(), BackendError
         call.key(names.waiters(&line.slug));
         let mut state = line.state();
         // Whoever passes a wake-up on goes to the end of the line.
-        let pass_on = std::mem::take(&mut state.baton);
+        let pass_on = state.baton.take().is_some();
         if pass_on {
             state.score = String::new();
         }

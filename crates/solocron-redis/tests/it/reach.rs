@@ -213,7 +213,7 @@ fn a_runtime_that_ends_takes_no_other_one_along() {
     here.block_on(async {
         asks_much().await;
         let connections = must(&server, &["CLIENT", "LIST"]).to_string();
-        let own = connections.lines().filter(|line| line.contains("user=app")).next_back().unwrap();
+        let own = connections.lines().rfind(|line| line.contains("user=app")).unwrap();
         let id = own.split_once("id=").unwrap().1.split(' ').next().unwrap();
         must(&server, &["CLIENT", "KILL", "ID", id]);
         until("another grant", async || {
