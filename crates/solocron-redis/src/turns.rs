@@ -276,3 +276,101 @@ pub(crate) fn refuse(link: &Arc<Link>, nonce: Nonce, record: &[u8]) {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use solocron::lock::{Holder, NodeId, Validity, Watch as _};
+
+    use super::*;
+    use crate::RedisBackend;
+    use crate::waiters::RedisWatch;
+
+    const TTL: Duration = Duration::from_secs(30);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn instant(second: u64) -> LeaseInstant {
+        LeaseInstant::from_origin(Duration::from_secs(second))
+    }
+
+    /// A record of a plain lock, as `lua/common.lua` draws it.
+    fn record(nonce: Nonce) -> Vec<u8> {
+        let mut record = b"SLR1\x00".to_vec();
+        for number in [5.0, 130e6, 100e6, f64::NAN] {
+            record.extend(f64::to_le_bytes(number));
+        }
+        record.extend(1_u32.to_le_bytes());
+        record.extend(nonce.as_u128().to_be_bytes());
+        record.extend([0; 24]);
+        record.extend([6, 0, 1, 0]);
+        record.extend(b"reportn");
+        record
+    }
+
+    /// An acquisition that waits: its last attempt was sent at 100 s, and answered when the store had 1,000 s.
+    async fn waiting() -> (Arc<Link>, RedisWatch, Request) {
+        let link = Link::new(RedisBackend::builder("redis://127.0.0.1:1").check().unwrap());
+        let key = LockKey::new("report").unwrap();
+        let node = NodeId::named("n");
+        let request = Request::new(key.clone(), Nonce::random(), node.clone(), TTL, instant(100));
+        let mut watch = RedisWatch::begin(&link, &key);
+        watch.wait_as(request.nonce);
+        let mut joining = link.waiters().join(std::slice::from_ref(&request));
+        assert!(joining.places()[0].is_wanted());
+        let holder = Holder::new(key, Nonce::random(), node, at(990));
+        let mut busy = Ok(Reply::Busy { holder: Some(Box::new(holder)) });
+        joining.answered(0, &link, &mut busy, true, instant(100), at(1_000));
+        (link, watch, request)
+    }
+
+    fn since(link: &Arc<Link>, request: &Request) -> (LeaseInstant, RedisLease) {
+        match Waiters::pick_up(link, request) {
+            Some(Ok(Reply::Won(grant))) => match grant.validity {
+                Validity::Until { since, ttl: TTL } => (since, grant.lease),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pushed_grant_counts_from_when_the_store_made_it() {
+        for (granted, earliest, latest) in [
+            (1_000, 100, 100),
+            (1_003, 103, 103),
+            // The store's clock was set back: from the attempt.
+            (400, 100, 100),
+            // It was set forward: from no later than the message.
+            (90_000, 0, 200),
+        ] {
+            let (link, _watch, mut request) = waiting().await;
+            request.first_sent = instant(200);
+            assert!(Waiters::pick_up(&link, &request).is_none());
+            assert!(link.waiters().granted(request.nonce, at(granted), &record(request.nonce)));
+            let (since, _lease) = since(&link, &request);
+            assert!((instant(earliest)..=instant(latest)).contains(&since), "{granted}: {since:?}");
+            assert!(Waiters::pick_up(&link, &request).is_none(), "told once");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_grant_is_known_for_as_long_as_anybody_has_it() {
+        let (link, watch, mut request) = waiting().await;
+        request.first_sent = instant(200);
+        let record = record(request.nonce);
+        let again = || link.waiters().granted(request.nonce, at(1_003), &record);
+        assert!(again());
+        let (_, lease) = since(&link, &request);
+        assert!(again(), "an old message");
+        assert!(Waiters::pick_up(&link, &request).is_none(), "is no second grant");
+        drop(watch);
+        let clone = lease.clone();
+        drop(lease);
+        assert!(again());
+        drop(clone);
+        assert!(!again(), "nobody here has it");
+        assert!(!link.waiters().granted(Nonce::random(), at(1_003), &record));
+    }
+}

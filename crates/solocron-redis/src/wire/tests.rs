@@ -299,3 +299,22 @@ fn scripts_and_records_answer_alike() {
     });
     outcome.unwrap();
 }
+
+#[test]
+fn messages_are_read_and_what_is_none_is_an_error() {
+    let nonce = Nonce::from_u128(7);
+    let mut message = b"slug".to_vec();
+    assert_eq!(Message::read(&message).unwrap(), Message::Free("slug"));
+    message.push(0);
+    assert!(Message::read(&message).is_err());
+    message.extend(nonce.as_u128().to_be_bytes());
+    assert_eq!(Message::read(&message).unwrap(), Message::FreeFor("slug", nonce));
+    message.extend(5e6_f64.to_le_bytes());
+    message.extend(b"record");
+    let at = Timestamp::from_second(5).unwrap();
+    assert_eq!(Message::read(&message).unwrap(), Message::Granted(nonce, at, b"record"));
+    for end in 0..message.len() {
+        let _ = Message::read(&message[..end]);
+    }
+    assert!(Message::read(b"\xff").is_err());
+}
