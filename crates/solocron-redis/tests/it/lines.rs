@@ -104,7 +104,7 @@ async fn a_turn_costs_two_commands_however_many_wait() {
     let all = async |turns: u64| {
         let tasks: Vec<_> = (0..NODES * TASKS)
             .map(|task| {
-                let (locks, within) = (nodes[(task % NODES) as usize].clone(), within.clone());
+                let (locks, within) = (nodes[(task % NODES) as usize].clone(), Arc::clone(&within));
                 tokio::spawn(async move {
                     for _ in 0..turns {
                         let guard = locks.lock("report", PATIENCE).await.unwrap();
