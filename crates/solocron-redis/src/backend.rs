@@ -20,8 +20,8 @@ use crate::record::Bytes;
 use crate::reply::{self, Odd};
 use crate::script;
 use crate::session::Session;
-use crate::waiters::RedisWatch;
-use crate::wire::{self, Call, Return};
+use crate::waiters::{RedisWatch, Waiters};
+use crate::wire::{self, Call, Place, Return};
 
 /// Keys in one script call; more go in several calls, sent together. Larger: fewer calls. Smaller: nobody else waits for long behind one.
 const BATCH: usize = 250;
@@ -93,16 +93,24 @@ impl RedisBackend {
         let settings = link.settings();
         let slugs: Vec<_> = requests.iter().map(|request| request.key.slug()).collect();
         let known = link.memory().known(&session.run);
-        let call = wire::acquire(&settings.names, &session.run, &known, requests, &slugs);
+        let mut joining = link.waiters().join(requests);
+        let places = joining.places();
+        let call = wire::acquire(&settings.names, &session.run, &known, requests, &slugs, &places);
         let (answer, replicas) = link.grant(session, &script::ACQUIRE, &call).await?;
         let mut answers = Bytes::of(&answer, "attempt")?;
         let now = link.learn_from(&mut answers)?;
         let mut replies = Vec::with_capacity(requests.len());
-        for (request, slug) in requests.iter().zip(slugs) {
-            let reply = match answers.frame() {
-                Ok(answer) => wire::replied(settings, request, &slug, now, answer),
+        for (at, (request, slug)) in requests.iter().zip(slugs).enumerate() {
+            let waits = places.get(at).is_some_and(Place::is_wanted);
+            let mut in_line = false;
+            let mut reply = match answers.frame() {
+                Ok(answer) => {
+                    in_line = wire::in_line(answer);
+                    wire::replied(settings, request, &slug, now, answer, waits)
+                }
                 Err(odd) => Err(odd.into()),
             };
+            joining.answered(at, link, &mut reply, in_line, request.first_sent, now);
             match &reply {
                 Ok(Reply::Won(_)) => link.waiters().taken(&slug, true),
                 Ok(Reply::Busy { .. }) => link.waiters().taken(&slug, false),
@@ -204,7 +212,8 @@ impl RedisBackend {
         returns: &[Return],
     ) -> Result<Vec<Result<Released, BackendError>>, BackendError> {
         let settings = self.0.settings();
-        let call = wire::release(&settings.names, returns);
+        let known = self.0.memory().known(&session.run);
+        let call = wire::release(&settings.names, &known, returns);
         let answer = self.0.repeat_on(session, &script::RELEASE, &call).await?;
         let (_, mut answers) = wire::frames(&answer)?;
         let read = |returned| wire::released(settings, returned, answers.frame()?);
@@ -309,7 +318,10 @@ impl LockBackend for RedisBackend {
         requests: &[Request],
     ) -> Vec<Result<Reply<RedisLease>, BackendError>> {
         match requests {
-            [request] => vec![self.acquire_one(request).await],
+            [request] => match Waiters::pick_up(&self.0, request) {
+                Some(grant) => vec![grant],
+                None => vec![self.acquire_one(request).await],
+            },
             requests => self.acquire_all(requests).await,
         }
     }
@@ -327,7 +339,7 @@ impl LockBackend for RedisBackend {
 
     async fn release(&self, lease: &RedisLease, mark: MarkAfter) -> Result<Released, BackendError> {
         let (key, slug, nonce) = (lease.key.clone(), lease.slug.clone(), lease.nonce);
-        self.settle(Return { key, slug, nonce, mark, revoke: false }).await
+        self.settle(Return { key, slug, nonce, mark, revoke: false, leave: None }).await
     }
 
     async fn revoke(
@@ -336,11 +348,12 @@ impl LockBackend for RedisBackend {
         nonce: Nonce,
         mark: MarkAfter,
     ) -> Result<Released, BackendError> {
-        self.settle(Return { key: key.clone(), slug: key.slug(), nonce, mark, revoke: true }).await
+        let (key, slug) = (key.clone(), key.slug());
+        self.settle(Return { key, slug, nonce, mark, revoke: true, leave: None }).await
     }
 
     async fn watch(&self, key: &LockKey) -> Result<Option<Box<dyn Watch>>, BackendError> {
-        Ok(Some(Box::new(RedisWatch::begin(&self.0, key).await?)))
+        Ok(Some(Box::new(RedisWatch::begin(&self.0, key))))
     }
 
     async fn epoch(&self) -> Result<Epoch, BackendError> {

@@ -37,6 +37,7 @@ mod reply;
 mod route;
 mod script;
 mod session;
+mod turns;
 mod waiters;
 mod wire;
 

@@ -24,11 +24,12 @@ use crate::config::Settings;
 use crate::error::{self, Sent};
 use crate::memory::Memory;
 use crate::record::Bytes;
-use crate::reply;
+use crate::reply::{self, Odd};
 use crate::script::Script;
 use crate::session::Session;
+use crate::turns;
 use crate::waiters::{self, Waiters};
-use crate::wire::{self, Call};
+use crate::wire::{self, Call, Message};
 
 /// See the module.
 #[derive(Debug)]
@@ -270,10 +271,36 @@ impl Link {
 
     /// A message for this node.
     pub(crate) fn heard(self: &Arc<Self>, payload: Option<&Value>) {
-        let Ok(slug) = reply::text(payload, "message") else { return };
-        // An empty one is the trial of a new connection.
-        if !slug.is_empty() && !self.waiters.woken(slug) {
-            waiters::leave(self, slug, "", true);
+        match reply::bytes(payload, "message").and_then(Message::read) {
+            // The trial of a new connection.
+            Ok(Message::Free("")) => {}
+            Ok(Message::Free(slug)) => {
+                if !self.waiters.woken(slug) {
+                    waiters::leave(self, slug, "", true);
+                }
+            }
+            Ok(Message::FreeFor(slug, nonce)) => {
+                if !self.waiters.woken_as(nonce) {
+                    waiters::leave(self, slug, "", true);
+                }
+            }
+            Ok(Message::Granted(nonce, at, record)) => {
+                if !self.waiters.granted(nonce, at, record) {
+                    turns::refuse(self, nonce, record);
+                }
+            }
+            Err(Odd(part)) => tracing::warn!(
+                address = %self.settings.address,
+                "a {part} from redis cannot be read: see that every program of this namespace runs one release"
+            ),
+        }
+    }
+
+    /// What we know of the store's memory, as it should stand on the server that we are connected to; nothing where we are not.
+    pub(crate) fn known(&self) -> Arc<[u8]> {
+        match &self.state().phase {
+            Phase::Up(session) => self.memory.known(&session.run),
+            _ => Arc::default(),
         }
     }
 

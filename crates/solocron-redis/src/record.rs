@@ -52,7 +52,7 @@ impl<'a> Bytes<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn nonce(&mut self) -> Result<Nonce> {
+    pub(crate) fn nonce(&mut self) -> Result<Nonce> {
         self.array().map(|bytes| Nonce::from_u128(u128::from_be_bytes(bytes)))
     }
 
@@ -204,6 +204,11 @@ impl<'a> Record<'a> {
         holder.remaining = Some(remaining);
         holder.living = !remaining.is_zero();
         holder
+    }
+
+    /// How long ago it was granted to who holds it, by the store's clock.
+    pub(crate) fn age(&self, now: Timestamp) -> Duration {
+        Duration::try_from(now.duration_since(self.since)).unwrap_or_default()
     }
 
     pub(crate) fn is_held(&self, now: Timestamp) -> bool {

@@ -70,26 +70,63 @@ pub(crate) fn opened<'a>(answer: &mut Bytes<'a>) -> reply::Result<(Timestamp, &'
     Ok((now, answer.take(count.into())?))
 }
 
-/// One attempt for each request.
+/// Where in its line an acquisition waits.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Place {
+    /// What stands in the line; nothing where nobody wants to.
+    pub(crate) member: Vec<u8>,
+    /// 0: at the end.
+    pub(crate) score: f64,
+}
+
+impl Place {
+    /// Whether anybody waits there.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.member.is_empty()
+    }
+}
+
+/// What stands in a line for an acquisition that waits, as `lua/wake.lua` draws it. `request`: from its first attempt on, as much as it
+/// takes to grant it.
+pub(crate) fn member(place: &str, nonce: Nonce, request: Option<&Request>) -> Vec<u8> {
+    let mut member = [place.as_bytes(), b"=", &nonce.as_u128().to_be_bytes()].concat();
+    if let Some(request) = request {
+        member.extend(micros(granted(request.ttl)));
+        member.extend(micros(request.longest_ttl));
+        member.extend(request.node.as_str().as_bytes());
+    }
+    member
+}
+
+/// One attempt for each request. `places`: for as many of them, in their order.
 pub(crate) fn acquire(
     names: &Names,
     run: &str,
     known: &[u8],
     requests: &[Request],
     slugs: &[String],
+    places: &[Place],
 ) -> Call {
     let mut call = epoch(names, run, known);
+    let nowhere = Place::default();
+    let mut places = places.iter();
+    let mut lines = Vec::new();
     for (request, slug) in requests.iter().zip(slugs) {
+        let place = places.next().unwrap_or(&nowhere);
         call.key(names.lock(slug));
-        call.argument(asked(request));
+        call.argument(asked(request, place));
+        if place.is_wanted() {
+            lines.push(names.waiters(slug));
+        }
     }
+    call.keys.extend(lines);
     call
 }
 
-/// `<c16ddddI4H`, name and node, for `lua/acquire.lua`.
-fn asked(request: &Request) -> Vec<u8> {
+/// `<c16ddddI4dHH`, name, place and node, for `lua/acquire.lua`.
+fn asked(request: &Request, place: &Place) -> Vec<u8> {
     let (name, node) = (request.key.as_str().as_bytes(), request.node.as_str().as_bytes());
-    let mut ask = Vec::with_capacity(54 + name.len() + node.len());
+    let mut ask = Vec::with_capacity(64 + name.len() + place.member.len() + node.len());
     ask.extend(request.nonce.as_u128().to_be_bytes());
     ask.extend(micros(granted(request.ttl)));
     ask.extend(micros(request.longest_ttl));
@@ -104,8 +141,11 @@ fn asked(request: &Request) -> Vec<u8> {
     ask.extend(tick.to_le_bytes());
     ask.extend(after.to_le_bytes());
     ask.extend(attempts.to_le_bytes());
+    ask.extend(place.score.to_le_bytes());
+    ask.extend(length(&place.member));
     ask.extend(length(name));
     ask.extend(name);
+    ask.extend(&place.member);
     ask.extend(node);
     ask
 }
@@ -119,13 +159,19 @@ fn length(text: &[u8]) -> [u8; 2] {
     u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes()
 }
 
-/// The reply to one request.
+/// Whether this answer says that the acquisition stands in line.
+pub(crate) fn in_line(mut answer: Bytes<'_>) -> bool {
+    matches!(answer.byte(), Ok(b'J'))
+}
+
+/// The reply to one request. `waited`: it may have been granted before it was sent.
 pub(crate) fn replied(
     settings: &Settings,
     request: &Request,
     slug: &str,
     now: Timestamp,
     mut answer: Bytes<'_>,
+    waited: bool,
 ) -> Result<Reply<RedisLease>, BackendError> {
     let letter = answer.byte()?;
     let detail = answer.rest();
@@ -139,7 +185,11 @@ pub(crate) fn replied(
         Reply::Stale { mark: last.mark, done: last.done, owner }
     };
     Ok(match letter {
-        b'W' => Reply::Won(grant(request, slug, now, Record::read(detail)?)),
+        b'W' => {
+            let record = Record::read(detail)?;
+            let age = if waited { record.age(now) } else { Duration::ZERO };
+            Reply::Won(grant(request, slug, now, request.first_sent.minus(age), record))
+        }
         b'S' => {
             let mut record = Record::read(detail)?;
             let last = record.last.take().ok_or(Odd("claim"))?;
@@ -150,7 +200,7 @@ pub(crate) fn replied(
             let last = ClaimState { mark, done: true, attempts: 0, owner: None };
             stale(Record::read(answer.rest())?, last)
         }
-        b'B' => Reply::Busy { holder: Some(holder(&Record::read(detail)?)) },
+        b'B' | b'J' => Reply::Busy { holder: Some(holder(&Record::read(detail)?)) },
         b'H' => {
             let mark = answer.mark()?.ok_or(Odd("mark"))?;
             Reply::Behind { mark, unfinished: answer.byte()? == 1 }
@@ -175,11 +225,23 @@ pub(crate) fn replied(
     })
 }
 
-fn grant(request: &Request, slug: &str, now: Timestamp, record: Record<'_>) -> Grant<RedisLease> {
+/// A grant that counts from `since`.
+pub(crate) fn grant(
+    request: &Request,
+    slug: &str,
+    now: Timestamp,
+    since: LeaseInstant,
+    record: Record<'_>,
+) -> Grant<RedisLease> {
     let ttl = granted(request.ttl);
-    let lease =
-        RedisLease { key: request.key.clone(), slug: slug.to_owned(), nonce: request.nonce, ttl };
-    let validity = Validity::Until { since: request.first_sent, ttl };
+    let lease = RedisLease {
+        key: request.key.clone(),
+        slug: slug.to_owned(),
+        nonce: request.nonce,
+        ttl,
+        kept: None,
+    };
+    let validity = Validity::Until { since, ttl };
     let mut grant = Grant::new(lease, record.fence, validity);
     grant.attempt = record.attempt;
     grant.previous = record.tick.and(record.before);
@@ -204,16 +266,28 @@ pub(crate) struct Return {
     pub(crate) nonce: Nonce,
     pub(crate) mark: MarkAfter,
     pub(crate) revoke: bool,
+    /// Whoever waited there does not wait any more.
+    pub(crate) leave: Option<Leave>,
 }
 
-/// Gives these back.
-pub(crate) fn release(names: &Names, returns: &[Return]) -> Call {
+/// See [`Return::leave`].
+#[derive(Debug, Clone)]
+pub(crate) struct Leave {
+    pub(crate) member: Vec<u8>,
+    /// It was told that the lock is free, and did nothing with it.
+    pub(crate) pass_on: bool,
+}
+
+/// Gives these back. `known`: what we know of the store's memory; a lock is granted to the next in line only where it is right.
+pub(crate) fn release(names: &Names, known: &[u8], returns: &[Return]) -> Call {
     let mut call = Call::default();
+    call.key(names.epoch());
     call.argument(names.channels());
+    call.argument(known);
     for returned in returns {
         call.key(names.lock(&returned.slug));
         call.key(names.waiters(&returned.slug));
-        // `<c16dBB` and the name, for `lua/release.lua`.
+        // `<c16dBBH`, name and place, for `lua/release.lua`.
         let (after, to) = match returned.mark {
             MarkAfter::Done => (0, f64::NAN),
             MarkAfter::DoneAndSkip(to) => (1, to.as_millis() as f64),
@@ -221,11 +295,17 @@ pub(crate) fn release(names: &Names, returns: &[Return]) -> Call {
             MarkAfter::Undo => (3, f64::NAN),
         };
         let name = returned.key.as_str().as_bytes();
-        let mut ask = Vec::with_capacity(26 + name.len());
+        let (how, place) = match &returned.leave {
+            Some(leave) => (2 + u8::from(leave.pass_on), leave.member.as_slice()),
+            None => (u8::from(returned.revoke), [].as_slice()),
+        };
+        let mut ask = Vec::with_capacity(28 + name.len() + place.len());
         ask.extend(returned.nonce.as_u128().to_be_bytes());
         ask.extend(to.to_le_bytes());
-        ask.extend([after, u8::from(returned.revoke)]);
+        ask.extend([after, how]);
+        ask.extend(length(name));
         ask.extend(name);
+        ask.extend(place);
         call.argument(ask);
     }
     call
@@ -245,6 +325,35 @@ pub(crate) fn released(
             let Return { key, slug, .. } = returned;
             Err(wrong(settings, &script::RELEASE, key, slug, letter, answer.rest()))
         }
+    }
+}
+
+/// What a node is told, as `lua/wake.lua` draws it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Message<'a> {
+    /// The lock of this slug may be free, and whoever waits for news of it was chosen.
+    Free(&'a str),
+    /// The same, and an acquisition was chosen that waits.
+    FreeFor(&'a str, Nonce),
+    /// This acquisition was granted the lock, then; the record.
+    Granted(Nonce, Timestamp, &'a [u8]),
+}
+
+impl<'a> Message<'a> {
+    pub(crate) fn read(message: &'a [u8]) -> reply::Result<Self> {
+        const PART: &str = "message";
+        let slug = message.split(|byte| *byte == 0).next().unwrap_or_default();
+        let mut rest = Bytes::new(&message[slug.len()..], PART);
+        let slug = std::str::from_utf8(slug).map_err(|_| Odd(PART))?;
+        if rest.is_empty() {
+            return Ok(Self::Free(slug));
+        }
+        rest.byte()?;
+        let nonce = rest.nonce()?;
+        if rest.is_empty() {
+            return Ok(Self::FreeFor(slug, nonce));
+        }
+        Ok(Self::Granted(nonce, rest.micros()?, rest.rest()))
     }
 }
 

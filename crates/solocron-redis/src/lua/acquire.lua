@@ -1,17 +1,24 @@
--- One atomic attempt for each lock. KEYS: epoch, locks. ARGV: see epoch; then for each lock
--- nonce, ttl_us, longest_us, tick, after, max attempts (0: at most once), #name; name, node.
+-- One atomic attempt for each lock. KEYS: epoch, locks; the lines of those that are to wait in one. ARGV: see epoch; then for each lock
+-- nonce, ttl_us, longest_us, tick, after, max attempts (0: at most once), score, #place, #name; name, place, node. A place (see wake) that
+-- finds the lock held gets in line, at its score or (0) at the end, and is answered with J instead of B.
 --
 -- Written in one piece, without closures, tables and pcall, each of which is dear when it comes with every attempt.
 local memory, lost = epoch(sub(ARGV[3], 1, 8), false)
 local answers = pack('<d', now) .. (memory == ARGV[1] and '\0' or string.char(#memory) .. memory)
 
-local many = #KEYS ~= 2 and {}
-for i = 2, #KEYS do
+local count, lines = #ARGV - 1, #ARGV - 1
+local many = count ~= 2 and {}
+for i = 2, count do
   local key, ask, answer = KEYS[i], ARGV[i + 1], nil
   -- Left with `break` as soon as the answer is known.
   repeat
-    local nonce, ttl, longest, tick, after, max, names, at = unpack('<c16ddddI4H', ask)
-    local name, node = sub(ask, at, at + names - 1), sub(ask, at + names)
+    local nonce, ttl, longest, tick, after, max, score, places, names, at = unpack('<c16ddddI4dHH', ask)
+    local name, node = sub(ask, at, at + names - 1), sub(ask, at + names + places)
+    local line, place
+    if places > 0 then
+      lines = lines + 1
+      line, place = KEYS[lines], sub(ask, at + names, at + names + places - 1)
+    end
     local waited, fence, till, expires, body = 1, 0, 0, 0, ''
     local released, holder, nodes, found, _
     local text = redis.pcall('GET', key)
@@ -61,6 +68,9 @@ for i = 2, #KEYS do
     end
     if holder == nonce then
       answer = till > now and 'W' .. text or 'X'
+      if place then
+        redis.pcall('ZREM', line, place)
+      end
       break
     end
     local claiming, floor, unfinished = tick == tick, mark, false
@@ -89,6 +99,13 @@ for i = 2, #KEYS do
     end
     if till > now then
       answer = 'B' .. text
+      -- Whoever cannot get in line is not told that it is there.
+      if place and type(redis.pcall('ZADD', line, 'NX', score > 0 and score or now, place)) == 'number' then
+        redis.pcall('PEXPIRE', line, 60000)
+        if waited == 1 or type(redis.pcall('SETRANGE', key, 4, '\1')) == 'number' then
+          answer = 'J' .. text
+        end
+      end
       break
     end
     if claiming and tick ~= mark then
@@ -133,9 +150,12 @@ for i = 2, #KEYS do
       end
     end
     answer = wrote.err and failed(wrote.err) or 'W' .. text
+    if place and waited == 1 and not wrote.err then
+      redis.pcall('ZREM', line, place)
+    end
   until true
   answer = pack('<I4', #answer) .. answer
-  if #KEYS == 2 then
+  if count == 2 then
     return answers .. answer
   end
   many[#many + 1] = answer

@@ -1,6 +1,11 @@
--- Gives leases back, or revokes nonces. KEYS: for each lock, its waiters. ARGV: channels; then for each
--- nonce, to, what becomes of the mark (0 done, 1 skip, 2 unfinished, 3 undo), revoke (1 or 0); name.
+-- Gives leases back, or revokes nonces. KEYS: epoch; for each lock, its waiters. ARGV: channels, the record of the epoch that the caller
+-- knows; then for each
+-- nonce, to, what becomes of the mark (0 done, 1 skip, 2 unfinished, 3 undo), how, #name; name, place.
+-- How: 0 give back, 1 revoke, 2 give back and leave the line at that place, 3 the same with a wake-up in hand.
 -- Answers with D (done) or O (other), and the mark.
+--
+-- Where an acquisition waits in line and nothing speaks against it, the lock is granted to it in the same step, and its node is told; else
+-- the next one in line is told that the lock is free.
 --
 -- So many are refused within a minute; more are not taken on, since none of these may be forgotten: acquisitions and revocations can come
 -- in over different connections, in any order.
@@ -8,13 +13,28 @@ local MAX_REFUSED = 256
 local REFUSED_FOR = 60 * 1000000
 
 local answers = pack('<d', now)
-local many = #KEYS ~= 2 and {}
-for i = 1, #KEYS, 2 do
-  local key, line, ask, answer = KEYS[i], KEYS[i + 1], ARGV[(i + 3) / 2], nil
+local many = #KEYS ~= 3 and {}
+
+-- From when on a loss of memory speaks against no grant, but for the longest ttl after it; nil: nobody knows. As in acquire, where one begins.
+local settled
+local function loss()
+  if settled == nil then
+    local text = redis.pcall('GET', KEYS[1])
+    settled = type(text) == 'string' and text == ARGV[2] and #text >= 36 and unpack('<d', text, 29)
+  end
+  return settled
+end
+
+for i = 2, #KEYS, 2 do
+  local key, line, ask, answer = KEYS[i], KEYS[i + 1], ARGV[(i + 4) / 2], nil
   -- Left with `break` as soon as the answer is known.
   repeat
-    local nonce, to, after, revoke, at = unpack('<c16dBB', ask)
-    local name, body, mark = sub(ask, at), '', NAN
+    local nonce, to, after, how, names, at = unpack('<c16dBBH', ask)
+    local name, body, mark = sub(ask, at, at + names - 1), '', NAN
+    local revoke, list = how == 1, ''
+    if how > 1 then
+      redis.pcall('ZREM', line, sub(ask, at + names))
+    end
     local waited, fence, till, since, tick, attempt, holder, released, expires, node = 1, 0, 0, 0, NAN, 0, NOBODY, NOBODY, 0, ''
     local text = redis.pcall('GET', key)
     if text then
@@ -39,8 +59,8 @@ for i = 1, #KEYS, 2 do
     local again = released == nonce
     local owner = not again and holder == nonce
     local living = owner and till > now
-    local dirty = owner or revoke == 1
-    if revoke == 1 and body == '' then
+    local dirty = owner or revoke
+    if revoke and body == '' then
       body = string.rep('\0', STRINGS - 1)
     end
     if body ~= '' then
@@ -55,9 +75,9 @@ for i = 1, #KEYS, 2 do
         answer = CORRUPT
         break
       end
-      local list = sub(body, strings, strings + 24 * refused - 1)
+      list = sub(body, strings, strings + 24 * refused - 1)
       local tail = sub(body, strings + 24 * refused)
-      if revoke == 1 then
+      if revoke then
         local kept = {}
         for from = 1, #list, 24 do
           local other, ends = unpack('<c16d', list, from)
@@ -104,46 +124,57 @@ for i = 1, #KEYS, 2 do
         expires = 0
       end
     end
-    local first
-    if owner then
-      holder, since, tick, attempt, node = NOBODY, 0, NAN, 0, ''
-      if waited == 1 then
-        first = redis.pcall('ZPOPMIN', line)
-        if first.err then
-          first = nil
-        else
-          first = first[1]
-          waited = first and 1 or 0
-        end
-      end
-    end
     if living or again then
       -- A revoked nonce that comes round again must not look like a second, harmless release.
       dirty = dirty or released ~= nonce
-      released = revoke == 1 and NOBODY or nonce
+      released = revoke and NOBODY or nonce
     end
-    if dirty then
-      local lasting = #body > 0 and (string.byte(body, 53) > 0 or sub(body, 33, 40) ~= ZERO)
-      local kept = not lasting and revoke == 1
-      if kept then
-        local ends = (till > now and till or now) / 1000
-        expires = ends - ends % 1 + KEPT
-      end
+    local lasting = #body > 0 and (string.byte(body, 53) > 0 or sub(body, 33, 40) ~= ZERO)
+    -- More often than once where whoever is next in line does not hear.
+    for turn = 1, dirty and 65 or 0 do
+      local first, granted
       if owner then
-        till = 0
+        holder, since, tick, attempt, till, node = NOBODY, 0, NAN, 0, 0, ''
+        if waited == 1 and turn < 65 then
+          first = redis.pcall('ZPOPMIN', line)
+          first = not first.err and first[1]
+          waited = first and 1 or 0
+        end
+        local from = first and string.find(first, '=', 1, true)
+        if from and #first >= from + 32 then
+          local other, ttl, longest = unpack('<c16dd', first, from + 1)
+          local lost = loss()
+          granted = lost and not (now < lost + longest) and other ~= nonce and other ~= released and not string.find(list, other, 1, true)
+          if granted then
+            fence = fence + 1
+            if fence < now then
+              fence = now
+            end
+            holder, since, attempt, till, node = other, now, 1, now + ttl, sub(first, from + 33)
+          end
+        end
+      end
+      local ends = (till > now and till or now) / 1000
+      local anew = not lasting and (revoke or granted and expires < ends + KEPT_AT_LEAST)
+      if anew then
+        expires = ends - ends % 1 + KEPT
       end
       text = pack(HEAD, MAGIC, waited, fence, till, since, tick, attempt, holder, released, expires, #name, #node) .. name .. body .. node
       local wrote
       if lasting then
         wrote = redis.pcall('SET', key, text)
-      elseif kept then
+      elseif anew then
         wrote = redis.pcall('SET', key, text, 'PX', expires - (now - now % 1000) / 1000)
       else
         wrote = redis.pcall('SET', key, text, 'KEEPTTL')
       end
       if wrote.err then
-        -- What is held must be given back also where the memory is full. After a first write that needs none, the server refuses no
-        -- second one in the middle of a script.
+        -- What is held must be given back also where the memory is full; nothing is granted then. After a first write that needs none,
+        -- the server refuses no second one in the middle of a script.
+        if granted then
+          granted, holder, since, attempt, till, node = nil, NOBODY, 0, 0, 0, ''
+          text = pack(HEAD, MAGIC, waited, fence, till, since, tick, attempt, holder, released, expires, #name, #node) .. name .. body .. node
+        end
         wrote = redis.pcall('PERSIST', key)
         if not (type(wrote) == 'table' and wrote.err) then
           if lasting then
@@ -157,15 +188,29 @@ for i = 1, #KEYS, 2 do
           break
         end
       end
+      if not first then
+        break
+      end
+      -- It is given back, whoever may not be told.
+      local news = message(line, ARGV[1], first)
+      if granted then
+        news = news .. pack('<d', now) .. text
+      end
+      local heard = redis.pcall('PUBLISH', ARGV[1] .. string.match(first, '^%x+'), news)
+      if heard ~= 0 then
+        break
+      end
     end
-    if first then
-      -- It is released, whoever may not be told.
-      pcall(wake, line, ARGV[1], first)
+    if answer then
+      break
+    end
+    if how == 3 and not owner and till <= now then
+      pcall(wake, line, ARGV[1])
     end
     answer = ((living or again) and 'D' or 'O') .. pack('<d', mark)
   until true
   answer = pack('<I4', #answer) .. answer
-  if #KEYS == 2 then
+  if #KEYS == 3 then
     return answers .. answer
   end
   many[#many + 1] = answer

@@ -147,17 +147,18 @@ impl Store {
                     b"",
                     std::slice::from_ref(&request),
                     std::slice::from_ref(&slug),
+                    &[],
                 );
                 let answer = self.run(&script::ACQUIRE, &call);
                 let mut answers = Bytes::of(&answer, "attempt").unwrap();
                 assert_eq!(opened(&mut answers).unwrap().0, now);
-                let got = replied(settings, &request, &slug, now, answers.frame().unwrap());
+                let got = replied(settings, &request, &slug, now, answers.frame().unwrap(), false);
                 compare(&mut records[name], &request, now, got);
             }
             Step::Renew { name, nonce, ttl_ms } => {
                 let (key, nonce, ttl) =
                     (key(name), Nonce::from_u128(nonce), Duration::from_millis(ttl_ms));
-                let lease = RedisLease { slug: key.slug(), key, nonce, ttl };
+                let lease = RedisLease { slug: key.slug(), key, nonce, ttl, kept: None };
                 let answer = self.run(&script::RENEW, &renew(names, &[&lease]));
                 let got = renewed(settings, &[&lease], LeaseInstant::NEVER, &answer)
                     .unwrap()
@@ -175,8 +176,8 @@ impl Store {
                 };
                 let (key, nonce) = (key(name), Nonce::from_u128(nonce));
                 let slug = key.slug();
-                let returned = Return { key, slug, nonce, mark: after, revoke };
-                let call = release(names, std::slice::from_ref(&returned));
+                let returned = Return { key, slug, nonce, mark: after, revoke, leave: None };
+                let call = release(names, &[], std::slice::from_ref(&returned));
                 let answer = self.run(&script::RELEASE, &call);
                 let answer = frames(&answer).unwrap().1.frame().unwrap();
                 let got = released(settings, &returned, answer).unwrap();
@@ -297,4 +298,23 @@ fn scripts_and_records_answer_alike() {
         Ok(())
     });
     outcome.unwrap();
+}
+
+#[test]
+fn messages_are_read_and_what_is_none_is_an_error() {
+    let nonce = Nonce::from_u128(7);
+    let mut message = b"slug".to_vec();
+    assert_eq!(Message::read(&message).unwrap(), Message::Free("slug"));
+    message.push(0);
+    assert!(Message::read(&message).is_err());
+    message.extend(nonce.as_u128().to_be_bytes());
+    assert_eq!(Message::read(&message).unwrap(), Message::FreeFor("slug", nonce));
+    message.extend(5e6_f64.to_le_bytes());
+    message.extend(b"record");
+    let at = Timestamp::from_second(5).unwrap();
+    assert_eq!(Message::read(&message).unwrap(), Message::Granted(nonce, at, b"record"));
+    for end in 0..message.len() {
+        let _ = Message::read(&message[..end]);
+    }
+    assert!(Message::read(b"\xff").is_err());
 }

@@ -15,7 +15,7 @@ use solocron_testkit::{Call, Faulty};
 use crate::{PATIENCE, calls, client, open, plain, until, with_ttl};
 
 /// Commands that clients sent. Scripts call others, which the server counts as well.
-fn sent(server: &RedisServer) -> u64 {
+pub(crate) fn sent(server: &RedisServer) -> u64 {
     ["evalsha", "eval", "ping", "subscribe", "scan"]
         .iter()
         .map(|command| calls(server, command))

@@ -4,6 +4,7 @@ mod amnesia;
 mod bad;
 mod conformance;
 mod cost;
+mod lines;
 mod reach;
 mod secrets;
 mod topology;

@@ -19,7 +19,6 @@ use super::driver::AnyLease;
 use super::guard::{LockGuard, Told};
 use super::held::Won;
 use super::keep::{Chore, Keep};
-use super::key::Nonces;
 use super::options::Timing;
 use super::rule::Rule;
 use super::validity::Term;
@@ -54,7 +53,8 @@ impl Drop for Unanswered<'_> {
 /// The same nonce is sent this often before it is given up.
 const SENDS: u32 = 3;
 
-/// Attempts each of `wanted` once; all in one call where the store can. `answer` gets outcomes as soon as they are known, most of
+/// Attempts each of `wanted` once, as the acquisition with the nonce at the same place: a fresh one, or one that was answered with Busy
+/// every time before and was granted nothing that anybody knows of. All in one call where the store can. `answer` gets outcomes as soon as they are known, most of
 /// them together: one that is stuck holds up no other.
 pub(crate) async fn attempt(
     keep: &Arc<Keep>,
@@ -62,6 +62,7 @@ pub(crate) async fn attempt(
     timing: Timing,
     longest_ttl: Duration,
     wanted: Vec<(LockKey, Option<Claim>)>,
+    nonces: impl IntoIterator<Item = Nonce>,
     mut answer: impl FnMut(Vec<Known>),
 ) {
     let limit = timing.request_timeout;
@@ -75,7 +76,6 @@ pub(crate) async fn attempt(
     }
     let sender = Sender { keep, timing, pid };
     let first_sent = keep.clock.lease_now();
-    let nonces = Nonces::random(wanted.len());
     let requests = wanted.into_iter().zip(nonces).map(|((key, claim), nonce)| {
         let mut request = Request::new(key, nonce, node.clone(), timing.ttl, first_sent);
         request.longest_ttl = longest_ttl;

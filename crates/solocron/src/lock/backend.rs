@@ -108,6 +108,9 @@ pub trait LockBackend: Send + Sync + Debug + 'static {
 
     /// Pushed news that `key` may be free. Whoever waits watches first, then tries, then waits: no wake-up is lost.
     /// `None`: this backend cannot push.
+    ///
+    /// A backend that keeps lines of waiters may do without asking the store: the first attempt of the acquisition that
+    /// [waits here](Watch::wait_as) gets in line by itself.
     async fn watch(&self, _key: &LockKey) -> Result<Option<Box<dyn Watch>>, BackendError> {
         Ok(None)
     }
@@ -483,9 +486,22 @@ impl Note {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u128);
 
-/// Pushed news about one key.
+/// Pushed news about one key. Dropping it ends the waiting: see [`wait_as`](Self::wait_as).
 #[async_trait]
 pub trait Watch: Send {
+    /// From now on the plain acquisition `nonce` waits here, and none that was said before: it is attempted next, and again whenever
+    /// there is news, with this nonce each time until it is answered with anything but [`Reply::Busy`].
+    ///
+    /// A backend that keeps lines puts it in line with the first attempt that finds the lock busy, and may grant it by itself as soon
+    /// as its turn has come. That is news, the next attempt is answered with [`Reply::Won`], and the
+    /// [validity](Grant::validity) counts from no later than when it was granted. Where the watch is dropped, or given another nonce,
+    /// before an attempt was told so, the backend takes the acquisition out of the line and gives back what it was granted, in the
+    /// background; if that cannot be done, a grant ends with its ttl. Copies of an attempt that come later still may get in line
+    /// again; what they are granted is given back in the same way.
+    ///
+    /// By default nothing: waiting is then nothing but news.
+    fn wait_as(&mut self, _nonce: Nonce) {}
+
     /// Returns when the key may have become free since the watch began or since the last return. May return for no reason.
     ///
     /// # Cancel safety

@@ -1,7 +1,7 @@
 //! What a user holds: all locks of one backend.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,8 +14,9 @@ use super::driver::{Driver, Erased};
 use super::guard::{ClaimGuard, LockGuard};
 use super::keep::Keep;
 use super::keeper::Keeper;
+use super::key::Nonces;
 use super::options::{LockOptions, Timing};
-use super::{Capabilities, LockKey, Mark, MemoryBackend, NodeId};
+use super::{Capabilities, LockKey, Mark, MemoryBackend, NodeId, Nonce};
 use crate::clock::{Clock, LeaseInstant, SystemClock, within};
 use crate::error::{BackendError, Error, Invalid, Kind, Result};
 
@@ -35,14 +36,25 @@ use crate::error::{BackendError, Error, Invalid, Kind, Result};
 #[derive(Debug, Clone)]
 pub struct Locks {
     keep: Arc<Keep>,
-    gates: Arc<Gates>,
+    gates: Arc<Mutex<Gates>>,
     node: NodeId,
     timing: Timing,
     longest_ttl: Duration,
 }
 
-/// One queue per key and process: only its head goes to the network.
-type Gates = Mutex<HashMap<LockKey, Weak<tokio::sync::Mutex<()>>>>;
+/// What this process knows of waiting for keys.
+#[derive(Debug, Default)]
+struct Gates {
+    /// One queue per key and process: only its head goes to the network.
+    queues: HashMap<LockKey, Weak<tokio::sync::Mutex<()>>>,
+    /// Keys that were busy when somebody last came to wait for them.
+    contended: HashSet<LockKey>,
+}
+
+impl Gates {
+    /// More are not remembered: it costs whoever waits one attempt to find out.
+    const CONTENDED: usize = 1024;
+}
 
 /// The answer of [`Locks::try_lock`].
 #[derive(Debug)]
@@ -296,9 +308,14 @@ impl Locks {
 
     /// [`try_lock`](Self::try_lock), of a reserved name too.
     pub(crate) async fn try_key(&self, key: LockKey) -> Result<TryLock> {
+        self.try_as(key, Nonce::random()).await
+    }
+
+    /// [`try_key`](Self::try_key), as the acquisition `nonce`.
+    async fn try_as(&self, key: LockKey, nonce: Nonce) -> Result<TryLock> {
         let mut outcome = None;
         let one = |known: Vec<Known>| outcome = known.into_iter().next();
-        self.attempt(vec![(key.clone(), None)], one).await;
+        self.attempt(vec![(key.clone(), None)], [nonce], one).await;
         match outcome.expect("one request, one answer").1 {
             Ok(Outcome::Won(mut guard, _)) => {
                 guard.on_drop(MarkAfter::Done);
@@ -340,7 +357,14 @@ impl Locks {
         }
     }
 
-    /// `None`: the deadline has passed.
+    /// One acquisition from its first attempt to the last: all have one nonce, for as long as each is answered, so that a backend
+    /// which keeps lines may grant it in between. `None`: the deadline has passed.
+    ///
+    /// ```text
+    ///   attempt ─► Busy ─► watch ─► attempt, which gets in line ─► Busy ─► news, or the holder's lease ends ─► attempt ─► Won
+    ///                        ▲
+    ///   busy the last time ──┘
+    /// ```
     async fn wait_for(
         &self,
         key: &LockKey,
@@ -353,12 +377,21 @@ impl Locks {
 
         let gate = self.gate(key);
         let _first_in_line = gate.lock().await;
-        let mut watch = None;
+        let mut nonce = Nonce::random();
+        let contended = self.is_contended(key);
+        let mut watch = if contended { self.watch_as(key, nonce).await } else { None };
+        let mut free = true;
         let mut poll = POLL[0];
         loop {
-            let wait = match self.try_key(key.clone()).await {
-                Ok(TryLock::Won(guard)) => return Some(Ok(guard)),
+            let wait = match self.try_as(key.clone(), nonce).await {
+                Ok(TryLock::Won(guard)) => {
+                    if free == contended {
+                        self.set_contended(key, !free);
+                    }
+                    return Some(Ok(guard));
+                }
                 Ok(TryLock::Busy(holder)) => {
+                    free = false;
                     let lease_ends = holder
                         .as_ref()
                         .and_then(|holder| holder.remaining)
@@ -367,8 +400,18 @@ impl Locks {
                     lease_ends.unwrap_or(CAP).min(CAP)
                 }
                 Err(Error::Backend { source, .. }) if source.kind().is_transient() => {
+                    // What became of this nonce is settled by others, or it is used up: another acquisition, at the end of the line.
+                    nonce = Nonce::random();
+                    if let Some(watching) = &mut watch {
+                        watching.wait_as(nonce);
+                    }
+                    if self.clock().lease_now() >= deadline {
+                        return None;
+                    }
                     poll = (poll * 2).min(POLL[1]);
-                    source.retry_after().unwrap_or(poll).clamp(POLL[0], CAP)
+                    let pause = source.retry_after().unwrap_or(poll).clamp(POLL[0], CAP);
+                    self.clock().sleep(pause).await;
+                    continue;
                 }
                 Err(error) => return Some(Err(error)),
             };
@@ -377,7 +420,7 @@ impl Locks {
             }
             let Some(watching) = &mut watch else {
                 // Watch first, then try again, then wait: a release in between must not be missed.
-                watch = self.watch(key).await;
+                watch = self.watch_as(key, nonce).await;
                 if watch.is_none() {
                     self.clock().sleep(wait.min(poll)).await;
                     poll = (poll * 2).min(POLL[1]);
@@ -388,15 +431,45 @@ impl Locks {
         }
     }
 
+    /// A watch for the acquisition `nonce` to wait at.
+    async fn watch_as(&self, key: &LockKey, nonce: Nonce) -> Option<PacedWatch> {
+        let mut watch = self.watch(key).await?;
+        watch.wait_as(nonce);
+        Some(watch)
+    }
+
+    fn gates(&self) -> MutexGuard<'_, Gates> {
+        // Every change is complete in itself.
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether whoever waited for `key` last found it busy.
+    fn is_contended(&self, key: &LockKey) -> bool {
+        let gates = self.gates();
+        !gates.contended.is_empty() && gates.contended.contains(key)
+    }
+
+    fn set_contended(&self, key: &LockKey, contended: bool) {
+        let mut gates = self.gates();
+        if !contended {
+            gates.contended.remove(key);
+            return;
+        }
+        if gates.contended.len() >= Gates::CONTENDED {
+            gates.contended.clear();
+        }
+        gates.contended.insert(key.clone());
+    }
+
     /// The queue of this process for `key`.
     pub(crate) fn gate(&self, key: &LockKey) -> Arc<tokio::sync::Mutex<()>> {
-        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gate) = gates.get(key).and_then(Weak::upgrade) {
+        let queues = &mut self.gates().queues;
+        if let Some(gate) = queues.get(key).and_then(Weak::upgrade) {
             return gate;
         }
-        gates.retain(|_, gate| gate.strong_count() > 0);
+        queues.retain(|_, gate| gate.strong_count() > 0);
         let gate = Arc::default();
-        gates.insert(key.clone(), Arc::downgrade(&gate));
+        queues.insert(key.clone(), Arc::downgrade(&gate));
         gate
     }
 
@@ -490,11 +563,18 @@ impl Locks {
         let wanted = claims.into_iter().map(|(key, claim)| (key, Some(claim))).collect();
         let reply =
             |(at, outcome): Known| (at, outcome.map(|outcome| ClaimReply::of(outcome, ticks[at])));
-        self.attempt(wanted, |known| answer(known.into_iter().map(reply).collect())).await;
+        let nonces = Nonces::random(ticks.len());
+        self.attempt(wanted, nonces, |known| answer(known.into_iter().map(reply).collect())).await;
     }
 
-    async fn attempt(&self, wanted: Vec<(LockKey, Option<Claim>)>, answer: impl FnMut(Vec<Known>)) {
-        attempt(&self.keep, &self.node, self.timing, self.longest_ttl, wanted, answer).await;
+    async fn attempt(
+        &self,
+        wanted: Vec<(LockKey, Option<Claim>)>,
+        nonces: impl IntoIterator<Item = Nonce>,
+        answer: impl FnMut(Vec<Known>),
+    ) {
+        let Self { keep, node, timing, longest_ttl, .. } = self;
+        attempt(keep, node, *timing, *longest_ttl, wanted, nonces, answer).await;
     }
 
     /// Pushed news about a key, where the backend has any.
@@ -598,6 +678,11 @@ impl PacedWatch {
     /// This many hasty ones in a row are passed on at once, too: a lock may change hands quickly.
     const FREE: u32 = 16;
     const LONGEST: Duration = Duration::from_millis(100);
+
+    /// [`Watch::wait_as`].
+    fn wait_as(&mut self, nonce: Nonce) {
+        self.watch.wait_as(nonce);
+    }
 
     /// [`Watch::changed`].
     pub(crate) async fn changed(&mut self) {
