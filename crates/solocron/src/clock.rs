@@ -171,10 +171,12 @@ pub(crate) async fn within<T>(
 /// A call of an async trait's method.
 type Call<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// How many calls [`side_by_side`] has on their way.
+pub(crate) const AT_A_TIME: usize = 64;
+
 /// Runs every call, so many of them side by side on the caller's task that polling them all for each that ends costs little; `each`
 /// gets the place and the value of one as soon as it is there.
 pub(crate) async fn side_by_side<T>(calls: Vec<Call<'_, T>>, mut each: impl FnMut(usize, T)) {
-    const AT_A_TIME: usize = 64;
     let mut waiting = calls.into_iter().enumerate();
     let mut begun: Vec<(usize, Call<'_, T>)> = Vec::new();
     poll_fn(|cx| {

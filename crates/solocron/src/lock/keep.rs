@@ -179,6 +179,10 @@ impl Keep {
 
     /// Keeps leases that the process `pid` has won, each until [`let_go`](Self::let_go). Its forked child keeps none of them.
     pub(crate) fn keep<'a>(self: &Arc<Self>, won: impl Iterator<Item = &'a Arc<Held>>, pid: u32) {
+        let mut won = won.peekable();
+        if won.peek().is_none() {
+            return;
+        }
         let now = self.clock.lease_now();
         let listens_at = if self.tells_loss { now + SETTLED_IN } else { LeaseInstant::NEVER };
         let mut state = self.state_of(pid);
@@ -189,7 +193,7 @@ impl Keep {
         for held in won {
             let kept = Kept::new(held, now, listens_at);
             first = first.min(kept.looks_at);
-            state.looks.push(Reverse((kept.looks_at, held.id)));
+            state.look_at(held.id, kept.looks_at);
             state.leases.insert(held.id, kept);
         }
         state.forget_old_looks();
@@ -206,9 +210,14 @@ impl Keep {
 
     /// [`let_go`](Self::let_go) of many.
     pub(crate) fn let_go_each<'a>(&self, leases: impl Iterator<Item = &'a Held>) {
+        let mut let_go = Vec::with_capacity(leases.size_hint().0);
         let mut state = self.state();
         for held in leases {
-            state.leases.remove(&held.id);
+            let_go.push((held, state.leases.remove(&held.id)));
+        }
+        // Whoever is told may ask something of this state.
+        drop(state);
+        for (held, _) in let_go {
             held.give_up();
         }
     }
@@ -419,6 +428,7 @@ impl Keep {
 impl State {
     /// Declares what is over, collects what is to be done, and says when to look again.
     fn look(&mut self, now: LeaseInstant) -> (ToDo, LeaseInstant) {
+        self.forget_old_looks();
         let mut to_do = ToDo::default();
         let (mut together, mut grace) = (Due::new(), Duration::ZERO);
         while let Some(id) = self.next_until(now) {
@@ -495,7 +505,15 @@ impl State {
     fn look_again(&mut self, id: u64) {
         let Some(kept) = self.leases.get_mut(&id) else { return };
         kept.looks_at = kept.next_look();
-        self.looks.push(Reverse((kept.looks_at, id)));
+        let at = kept.looks_at;
+        self.look_at(id, at);
+    }
+
+    /// There is no entry for what is never looked at: it would stay at the end of the heap for ever.
+    fn look_at(&mut self, id: u64, at: LeaseInstant) {
+        if at != LeaseInstant::NEVER {
+            self.looks.push(Reverse((at, id)));
+        }
     }
 
     /// Entries that mean nothing any more are never the larger part of many.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::backend::Released;
 use super::guard::LockGuard;
 use super::keep::Keep;
-use crate::clock::{all, within};
+use crate::clock::{AT_A_TIME, all, within};
 use crate::error::BackendError;
 
 /// Gives leases back, each with what [`LockGuard::on_drop`] says of its tick; all in one call where the store can. `through` gets the
@@ -81,7 +81,7 @@ async fn call(leases: &mut [LockGuard], tries: &mut [u32], through: &mut impl Fn
         let news = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
         let mut done = Vec::with_capacity(news.len());
         for (at, answer) in news {
-            let Some(&at) = together.get(at) else { continue };
+            let Some(&at) = together.get(at).filter(|at| !leases[**at].gone) else { continue };
             match answer {
                 Ok(_) => {
                     leases[at].gone = true;
@@ -99,5 +99,8 @@ async fn call(leases: &mut [LockGuard], tries: &mut [u32], through: &mut impl Fn
         }
         polled
     });
-    within(&*keep.clock, limit.unwrap_or_default(), call).await;
+    // A driver may work them off some at a time, and each of these may take as long as one.
+    let limit = limit.unwrap_or_default()
+        * u32::try_from(sent.len().div_ceil(AT_A_TIME)).unwrap_or(u32::MAX);
+    within(&*keep.clock, limit, call).await;
 }

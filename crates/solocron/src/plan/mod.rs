@@ -217,8 +217,10 @@ impl Plan {
                 self.run_ended(job, started, ended, complete, actions)
             }
             Input::Released => {
-                self.states[job].phase = Phase::Idle;
-                self.look(job, now, actions);
+                if self.states[job].phase == Phase::Releasing {
+                    self.states[job].phase = Phase::Idle;
+                    self.look(job, now, actions);
+                }
             }
             Input::Forgot => {
                 self.states[job].forgot = true;

@@ -19,7 +19,7 @@ use crate::lock::release::release_each;
 use crate::lock::{ClaimGuard, Fence, LockKey, Mark};
 use crate::plan::Action;
 
-/// How many jobs one task claims or gives back for: one round trip to the store for many, while a second processor already runs the
+/// How many jobs one task enrolls, claims or gives back for: one round trip to the store for many, while a second processor already runs the
 /// first of them, and a store that blocks blocks nobody for long.
 const MOST_IN_A_BATCH: usize = 1_000;
 
@@ -53,12 +53,10 @@ impl Engine {
 
     /// Does what was put off.
     pub(super) fn flush(&mut self) {
-        if !self.pending.enrolling.is_empty() {
-            let jobs = std::mem::take(&mut self.pending.enrolling);
-            self.enroll(jobs);
+        for batch in batches(&mut self.pending.enrolling) {
+            self.enroll(batch);
         }
-        while !self.pending.releasing.is_empty() {
-            let batch = first(&mut self.pending.releasing);
+        for batch in batches(&mut self.pending.releasing) {
             self.release(batch);
         }
         if !self.stuck.is_empty() {
@@ -72,8 +70,7 @@ impl Engine {
                 self.claim(vec![claim]);
             }
         }
-        while !self.pending.claiming.is_empty() {
-            let batch = first(&mut self.pending.claiming);
+        for batch in batches(&mut self.pending.claiming) {
             self.claim(batch);
         }
     }
@@ -247,8 +244,11 @@ impl Engine {
     }
 }
 
-/// The first of them, as many as go together.
-fn first<T>(all: &mut Vec<T>) -> Vec<T> {
-    let rest = all.split_off(all.len().min(MOST_IN_A_BATCH));
-    std::mem::replace(all, rest)
+/// All of them, as many at a time as go together.
+fn batches<T>(all: &mut Vec<T>) -> impl Iterator<Item = Vec<T>> + use<T> {
+    let mut all = std::mem::take(all).into_iter();
+    std::iter::from_fn(move || {
+        let batch: Vec<_> = all.by_ref().take(MOST_IN_A_BATCH).collect();
+        (!batch.is_empty()).then_some(batch)
+    })
 }

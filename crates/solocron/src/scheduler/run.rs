@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The loop owns the plan and never waits for a store or a job. A turn hears all that has come in, up to a bound, and then does at
-//! once what follows: what many jobs want at one instant is one task and one message, and no turn is long. In a group it claims only while it leads: [`Term`] says so before each
-//! step. Shutting down:
+//! once what follows: what many jobs want at one instant is one task and one message, and no turn is long. In a group it decides only while
+//! it leads: [`Term`] says so before each step. What was decided and not yet done when a term ends is claimed, and undone. Shutting down:
 //!
 //! ```text
 //!   stop ──► no new claims ──► drain ──► told to stop ──► stopped (a moment later) ──► leases given back ──► end
@@ -154,8 +154,11 @@ impl Engine {
                 put_off += 1;
             }
             self.flush();
-            let wait =
-                self.plan.next_wake().map_or(HEARTBEAT, |at| between(now, at)).min(HEARTBEAT);
+            let wait = self
+                .plan
+                .next_wake()
+                .map_or(HEARTBEAT, |at| between(self.clock.now(), at))
+                .min(HEARTBEAT);
             heard = 0;
             tokio::select! {
                 biased;

@@ -34,7 +34,7 @@ impl From<Metadata> for Identity {
 
 /// That of an open file.
 pub(super) fn of(file: &File) -> io::Result<Identity> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(target_os = "linux")]
     if let Some(found) = statx::of(file) {
         return found;
     }
@@ -43,14 +43,14 @@ pub(super) fn of(file: &File) -> io::Result<Identity> {
 
 /// That of what stands at `path`, which may be a link.
 pub(super) fn at(path: &Path) -> io::Result<Identity> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(target_os = "linux")]
     if let Some(found) = statx::at(path) {
         return found;
     }
     std::fs::symlink_metadata(path).map(Identity::from)
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(target_os = "linux")]
 mod statx {
     use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, makedev};
     use rustix::io::Errno;
