@@ -55,6 +55,8 @@ enum State {
     Opening(Arc<Life>),
     Open(Lane, Arc<Life>),
     Refused(Instant),
+    /// It drives no I/O.
+    Unable,
 }
 
 /// Whether a runtime still lives: it holds a task.
@@ -104,14 +106,25 @@ impl Lanes {
 
     /// The lane of the current runtime, if it has one. Opens one in the background for a runtime that asks often.
     pub(crate) fn here(self: &Arc<Self>, settings: &Arc<Settings>) -> Option<Lane> {
+        // A server that does not tell which process it is cannot be told from another one. What waits for replicas has a connection of
+        // its own.
+        if self.run.is_empty() || settings.replicas > 0 {
+            return None;
+        }
         let runtime = Handle::try_current().ok()?;
         let id = runtime.id();
         if Some(id) == self.home {
             return None;
         }
         let mut lanes = self.by_runtime();
-        if lanes.len() >= MANY && !lanes.contains_key(&id) {
-            lanes.retain(|_, state| !matches!(state, State::Counting(_)));
+        if !lanes.contains_key(&id) {
+            let many = lanes.len() >= MANY;
+            lanes.retain(|_, state| match state {
+                State::Counting(_) => !many,
+                // A handle to a runtime that has ended keeps its file descriptors open.
+                State::Opening(life) | State::Open(_, life) => life.lasts(),
+                State::Refused(_) | State::Unable => true,
+            });
         }
         let state = lanes.entry(id).or_insert(State::Counting(0));
         match state {
@@ -121,6 +134,7 @@ impl Lanes {
             State::Open(..) | State::Opening(_) => *state = State::Counting(0),
             State::Counting(calls) if *calls < ENOUGH => *calls += 1,
             State::Refused(since) if since.elapsed() < PAUSE => {}
+            State::Unable => {}
             State::Counting(_) | State::Refused(_) => {
                 let life = Life::of(&runtime);
                 *state = State::Opening(Arc::clone(&life));
@@ -131,13 +145,20 @@ impl Lanes {
     }
 
     async fn open(self: Arc<Self>, id: Id, life: Arc<Life>, settings: Arc<Settings>) {
-        let state = match self.connect(&settings).await {
-            Ok(connection) => {
+        // In a task of its own: where the runtime drives no I/O, tokio says so with a panic.
+        let lanes = Arc::clone(&self);
+        let connecting = tokio::spawn(async move { lanes.connect(&settings).await });
+        let state = match connecting.await {
+            Err(panicked) => {
+                tracing::debug!(%panicked, "no connection to redis for a runtime of its own");
+                State::Unable
+            }
+            Ok(Ok(connection)) => {
                 let (acquires, releases) =
                     (Gather::new(Handle::current()), Gather::new(Handle::current()));
                 State::Open(Lane { id, connection, acquires, releases }, life)
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "no connection to redis for a runtime of its own");
                 State::Refused(Instant::now())
             }
@@ -162,9 +183,15 @@ impl Lanes {
         tokio::time::timeout(limit, connecting).await.map_err(elapsed)?
     }
 
-    /// This one is of no more use.
+    /// This one is of no more use; the next one is tried a while later.
     pub(crate) fn close(&self, lane: &Lane) {
-        self.by_runtime().remove(&lane.id);
+        let mut lanes = self.by_runtime();
+        if let Some(state @ State::Open(..)) = lanes.get_mut(&lane.id)
+            && let State::Open(open, _) = state
+            && Arc::ptr_eq(&open.acquires, &lane.acquires)
+        {
+            *state = State::Refused(Instant::now());
+        }
     }
 }
 

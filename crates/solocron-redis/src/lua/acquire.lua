@@ -37,6 +37,9 @@ for i = 2, count do
       if found ~= names or sub(text, NAME, NAME + names - 1) ~= name then
         answer = 'N' .. sub(text, NAME, NAME + found - 1)
         break
+      elseif #text < NAME - 1 + found + nodes then
+        answer = CORRUPT
+        break
       end
       body = sub(text, NAME + names, -1 - nodes)
       if released == nonce then

@@ -27,7 +27,7 @@ local ZERO, CORRUPT = '\0\0\0\0\0\0\0\0', 'ECORRUPT record'
 -- One lock that fails stops no other one. A server that takes no writes is another matter: all must know, and look elsewhere.
 local function failed(said)
   if string.find(said, 'READONLY', 1, true) or string.find(said, 'MASTERDOWN', 1, true) then
-    error({err = said}, 0)
+    error(said, 0)
   end
   return 'E' .. said
 end

@@ -53,6 +53,9 @@ for i = 2, #KEYS, 2 do
       if found ~= #name or sub(text, NAME, NAME + found - 1) ~= name then
         answer = 'N' .. sub(text, NAME, NAME + found - 1)
         break
+      elseif #text < NAME - 1 + found + nodes then
+        answer = CORRUPT
+        break
       end
       body, node = sub(text, NAME + found, -1 - nodes), nodes > 0 and sub(text, -nodes) or ''
     end

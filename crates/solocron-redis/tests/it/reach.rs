@@ -267,6 +267,24 @@ async fn a_connection_into_nothing_is_replaced() {
     until("a grant", async || attempt(&backend, &plain("other")).await.is_ok()).await;
 }
 
+/// Such a runtime can have no connection of its own, which is for those that ask much.
+#[test]
+fn a_runtime_that_drives_no_io_asks_over_the_connection_of_the_keeper() {
+    let server = crate::start();
+    let backend = open(&server);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let mut last = None;
+    for _ in 0..100 {
+        let fence = runtime.block_on(async {
+            let lease = win(&backend, &plain("often")).await;
+            let fence = lease.fence;
+            backend.release(&lease.lease, MarkAfter::Done).await.unwrap();
+            fence
+        });
+        assert!(Some(fence) > last.replace(fence));
+    }
+}
+
 /// The caller's runtime ends; the connection lives on, for another one.
 #[test]
 fn a_runtime_that_ends_takes_no_connection_with_it() {
