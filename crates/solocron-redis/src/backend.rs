@@ -339,6 +339,7 @@ impl LockBackend for RedisBackend {
 
     async fn release(&self, lease: &RedisLease, mark: MarkAfter) -> Result<Released, BackendError> {
         let (key, slug, nonce) = (lease.key.clone(), lease.slug.clone(), lease.nonce);
+        self.0.waiters().spent(nonce);
         self.settle(Return { key, slug, nonce, mark, revoke: false, leave: None }).await
     }
 
@@ -349,11 +350,18 @@ impl LockBackend for RedisBackend {
         mark: MarkAfter,
     ) -> Result<Released, BackendError> {
         let (key, slug) = (key.clone(), key.slug());
+        self.0.waiters().spent(nonce);
         self.settle(Return { key, slug, nonce, mark, revoke: true, leave: None }).await
     }
 
     async fn watch(&self, key: &LockKey) -> Result<Option<Box<dyn Watch>>, BackendError> {
         Ok(Some(Box::new(RedisWatch::begin(&self.0, key))))
+    }
+
+    async fn settled(&self) {
+        let mut leaving = self.0.waiters().leaving.subscribe();
+        // It lives as long as this.
+        let _ = leaving.wait_for(|leaving| *leaving == 0).await;
     }
 
     async fn epoch(&self) -> Result<Epoch, BackendError> {

@@ -13,7 +13,9 @@
 //! A pushed grant counts from when the store made it, in the caller's clock: as long after the last attempt was sent as the store's clock
 //! has gone on since it answered that attempt, and no later than the message came. The attempt was sent before it was answered, so this is
 //! early, never late; but for a store whose clock is set back in between (then it counts from the attempt, which is earlier still) or
-//! forward (then from the message, which may be late by as long as the message took). Leases end by the store's clock anyway.
+//! forward (then from the attempt as well, because nobody knows how long the message took). Leases end by the store's clock anyway.
+//!
+//! A grant that nobody picks up within a second is given back: whoever waits for it is not at work.
 
 use std::mem;
 use std::sync::{Arc, Weak};
@@ -29,6 +31,9 @@ use crate::record::Record;
 use crate::script;
 use crate::waiters::{Line, Waiters};
 use crate::wire::{self, Leave, Place, Return};
+
+/// Clocks that run apart by more than this between two attempts were set.
+const STEPPED: Duration = Duration::from_millis(5);
 
 type Attempted = Result<Reply<RedisLease>, BackendError>;
 
@@ -131,23 +136,37 @@ impl Waiters {
         let (Pushed { at, record, received }, base) = {
             let mut state = line.state();
             let granted = state.turn.granted.take()?;
-            // One that cannot be read is asked for.
             state.turn.over = Record::read(&granted.record).is_ok();
+            // One that cannot be read is asked for.
+            state.in_store = !state.turn.over;
             (granted, state.turn.base)
         };
-        let record = match Record::read(&record) {
-            Ok(record) => record,
-            Err(odd) => return Some(Err(odd.into())),
-        };
+        let record = Record::read(&record).ok()?;
         let ago = SystemClock.lease_now().saturating_since(received);
         let mut since = request.first_sent.minus(ago);
         if let Some((sent, answered)) = base {
-            since = since
-                .min(sent + Duration::try_from(at.duration_since(answered)).unwrap_or_default());
+            let counted =
+                sent + Duration::try_from(at.duration_since(answered)).unwrap_or_default();
+            // Later than the message came? Then the store's clock was set forward, and nobody knows how old the message is.
+            since = if counted > since + STEPPED { sent } else { counted.min(since) };
         }
         let mut grant = wire::grant(request, &line.slug, at, since, record);
         grant.lease.kept = Some(Kept::new(link, request.nonce));
         Some(Ok(Reply::Won(grant)))
+    }
+
+    /// This acquisition is given back or revoked: from here on nobody here has it, and whatever comes of it is given back.
+    pub(crate) fn spent(&self, nonce: Nonce) {
+        let line = {
+            let mut lines = self.lines();
+            lines.kept.remove(&nonce);
+            lines.by_nonce.get(&nonce).cloned()
+        };
+        if let Some(line) = line {
+            let mut state = line.state();
+            // Leaving the line gives it back.
+            state.in_store |= state.turn.granted.take().is_some();
+        }
     }
 
     /// Which of these are to get in line where they find the lock held.
@@ -244,9 +263,11 @@ pub(crate) fn give_back(link: &Arc<Link>, key: LockKey, nonce: Nonce, leave: Opt
     const PATIENCE: Duration = Duration::from_secs(60);
     let Ok(keeper) = keeper() else { return };
     let link = Arc::clone(link);
+    let leaving = Leaving::new(&link);
     let slug = key.slug();
     let returned = Return { key, slug, nonce, mark: MarkAfter::Undo, revoke: false, leave };
     keeper.spawn(async move {
+        let _leaving = leaving;
         let until = SystemClock.lease_now() + PATIENCE;
         let mut pause = Duration::from_millis(20);
         loop {
@@ -264,6 +285,32 @@ pub(crate) fn give_back(link: &Arc<Link>, key: LockKey, nonce: Nonce, leave: Opt
             pause = (pause * 2).min(Duration::from_secs(1));
         }
     });
+}
+
+/// One more that is being given back.
+struct Leaving(Arc<Link>);
+
+impl Leaving {
+    fn new(link: &Arc<Link>) -> Self {
+        link.waiters().leaving.send_modify(|leaving| *leaving += 1);
+        Self(Arc::clone(link))
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.waiters().leaving.send_modify(|leaving| *leaving -= 1);
+    }
+}
+
+/// Takes back a grant that was not picked up within `patience`: its runtime is busy with something else, or does not drive the wait.
+pub(crate) fn take_back(link: &Arc<Link>, line: &Line, patience: Duration) {
+    let (Some(nonce), now) = (line.nonce, SystemClock.lease_now()) else { return };
+    let old = |granted: &mut Pushed| now.saturating_since(granted.received) >= patience;
+    if line.state().turn.granted.take_if(old).is_some() {
+        give_back(link, line.key.clone(), nonce, None);
+        line.tell();
+    }
 }
 
 /// The same, of a grant that nobody waits for any more; its record says what it is of.
@@ -342,8 +389,8 @@ mod tests {
             (1_003, 103, 103),
             // The store's clock was set back: from the attempt.
             (400, 100, 100),
-            // It was set forward: from no later than the message.
-            (90_000, 0, 200),
+            // It was set forward: from the attempt as well.
+            (90_000, 100, 100),
         ] {
             let (link, _watch, mut request) = waiting().await;
             request.first_sent = instant(200);

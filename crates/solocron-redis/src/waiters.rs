@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use redis::Value;
 use solocron::BackendError;
 use solocron::lock::{LockKey, Nonce, Watch};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::link::{Link, keeper};
 use crate::reply::{self, Odd};
@@ -43,6 +43,8 @@ const BATCH: usize = 500;
 pub(crate) struct Waiters {
     lines: Mutex<Lines>,
     places: AtomicU64,
+    /// How many acquisitions are being given back in the background.
+    pub(crate) leaving: watch::Sender<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +150,8 @@ impl Waiters {
 
     /// The connection is a new one: all news may have been missed, every place may be lost.
     pub(crate) fn all_woken(&self) {
-        for line in self.lines().all() {
+        let all = self.lines().all();
+        for line in all {
             line.state().in_line = false;
             line.tell();
         }
@@ -166,12 +169,12 @@ impl Waiters {
         }
     }
 
-    /// The places to be renewed; `None` ends the round.
-    fn standing(&self) -> Option<Vec<Arc<Line>>> {
+    /// All lines; `None` ends the round.
+    fn to_look_after(&self) -> Option<Vec<Arc<Line>>> {
         let mut lines = self.lines();
         let all = lines.all();
         lines.rounds = !all.is_empty();
-        lines.rounds.then(|| all.into_iter().filter(|line| line.stands()).collect())
+        lines.rounds.then_some(all)
     }
 
     fn place(&self, link: &Link) -> String {
@@ -398,7 +401,11 @@ fn rounds(link: &Arc<Link>) -> Result<(), BackendError> {
         loop {
             tokio::time::sleep(ROUND).await;
             let Some(link) = weak.upgrade() else { return };
-            let Some(lines) = link.waiters().standing() else { return };
+            let Some(mut lines) = link.waiters().to_look_after() else { return };
+            for line in &lines {
+                turns::take_back(&link, line, ROUND);
+            }
+            lines.retain(|line| line.stands());
             for batch in lines.chunks(BATCH) {
                 // Unreachable: a new connection wakes everybody.
                 let _ = stand(&link, batch).await;

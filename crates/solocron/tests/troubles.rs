@@ -1,17 +1,18 @@
 //! One bad thing stays one bad thing: stuck keys, panics, blocked threads, schedulers that are dropped.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use solocron::lock::{
-    Capabilities, Enrolled, Enrolment, LockBackend, LockKey, LockOptions, Locks, MarkAfter,
+    Capabilities, Enrolled, Enrolment, Holder, LockBackend, LockKey, LockOptions, Locks, MarkAfter,
     MemoryBackend, MemoryLease, Nonce, Released, Renewal, Reply, Request, Watch,
 };
 use solocron::trigger::{Every, Trigger};
 use solocron::{
-    BackendError, Cancelled, Context, Event, Job, LeaseInstant, Outcome, Scheduler, What,
+    BackendError, Cancelled, Context, Event, Job, Kind, LeaseInstant, Outcome, Scheduler, What,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -388,8 +389,8 @@ impl Drop for Gone {
 #[test]
 fn a_blocking_run_keeps_its_lease_while_its_runtime_is_dropped_and_its_end_is_recorded() {
     let store = MemoryBackend::new();
-    let over = std::sync::Arc::new(AtomicBool::new(false));
-    let may_end = std::sync::Arc::clone(&over);
+    let over = Arc::new(AtomicBool::new(false));
+    let may_end = Arc::clone(&over);
     let (job, mut heard) = blocks(move |_| may_end.load(Ordering::SeqCst));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -423,4 +424,82 @@ fn a_blocking_run_keeps_its_lease_while_its_runtime_is_dropped_and_its_end_is_re
     // The process could end here, and everything in its background with it.
     assert!(!held());
     assert!(store.record(ctx.job()).unwrap().last().unwrap().done);
+}
+
+/// What was asked of a backend whose first answer is lost, and whose second one is that the lock is busy.
+#[derive(Debug, Default, Clone)]
+struct Asked(Arc<Mutex<(Vec<Nonce>, Vec<Nonce>)>>);
+
+#[derive(Debug)]
+struct LosesAnAnswer {
+    memory: MemoryBackend,
+    asked: Asked,
+}
+
+#[async_trait]
+impl LockBackend for LosesAnAnswer {
+    type Lease = MemoryLease;
+
+    fn capabilities(&self) -> Capabilities {
+        self.memory.capabilities()
+    }
+
+    async fn try_acquire(
+        &self,
+        requests: &[Request],
+    ) -> Vec<Result<Reply<MemoryLease>, BackendError>> {
+        let Request { key, nonce, node, .. } = &requests[0];
+        let before = {
+            let mut asked = self.asked.0.lock().unwrap();
+            asked.0.push(*nonce);
+            asked.0.len() - 1
+        };
+        match before {
+            0 => vec![Err(BackendError::new(Kind::Unavailable, "on purpose").effect_unknown())],
+            1 => {
+                let holder = Holder::new(key.clone(), *nonce, node.clone(), Timestamp::now());
+                vec![Ok(Reply::Busy { holder: Some(Box::new(holder)) })]
+            }
+            _ => self.memory.try_acquire(requests).await,
+        }
+    }
+
+    async fn renew(
+        &self,
+        leases: &[&MemoryLease],
+        sent: LeaseInstant,
+    ) -> Vec<Result<Renewal, BackendError>> {
+        self.memory.renew(leases, sent).await
+    }
+
+    async fn release(
+        &self,
+        lease: &MemoryLease,
+        mark: MarkAfter,
+    ) -> Result<Released, BackendError> {
+        self.memory.release(lease, mark).await
+    }
+
+    async fn revoke(
+        &self,
+        key: &LockKey,
+        nonce: Nonce,
+        mark: MarkAfter,
+    ) -> Result<Released, BackendError> {
+        self.asked.0.lock().unwrap().1.push(nonce);
+        self.memory.revoke(key, nonce, mark).await
+    }
+}
+
+/// It could be granted in between, and then taken away by its revocation.
+#[tokio::test]
+async fn a_wait_does_not_go_on_with_a_nonce_that_is_being_revoked() {
+    let asked = Asked::default();
+    let backend = LosesAnAnswer { memory: MemoryBackend::new(), asked: asked.clone() };
+    let guard = locks(backend).lock("report", PATIENCE).await.unwrap();
+    let (sent, revoked) = asked.0.lock().unwrap().clone();
+    assert_eq!(sent[0], sent[1], "sent again, to learn what became of it");
+    assert!(!sent[2..].contains(&sent[0]), "and never after it was revoked");
+    assert_eq!(revoked, [sent[0]]);
+    guard.release().await.unwrap();
 }

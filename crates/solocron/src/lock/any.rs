@@ -113,6 +113,10 @@ impl LockBackend for AnyBackend {
         self.0.holders(prefix).await
     }
 
+    async fn settled(&self) {
+        self.0.settled().await;
+    }
+
     async fn set_note(
         &self,
         key: &LockKey,

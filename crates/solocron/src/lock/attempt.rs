@@ -29,7 +29,11 @@ use crate::error::{BackendError, Effect, Kind};
 /// A known outcome.
 pub(crate) enum Outcome {
     Won(LockGuard, Told),
-    Lost(Reply<AnyLease>),
+    Lost {
+        reply: Reply<AnyLease>,
+        /// It was sent more than once and is being revoked: its nonce is not to be sent again.
+        revoked: bool,
+    },
 }
 
 /// The place of an acquisition among those that were wanted, and what became of it.
@@ -171,7 +175,7 @@ impl Sender<'_> {
             {
                 Err(BackendError::timeout(self.timing.request_timeout))
             }
-            Ok(reply) => Ok(Outcome::Lost(reply)),
+            Ok(reply) => Ok(Outcome::Lost { reply, revoked: resent && Rule::SameNonce.holds() }),
             Err(error) if error.effect() == Effect::Unknown => return None,
             Err(error) => Err(error),
         };

@@ -126,6 +126,10 @@ pub trait LockBackend: Send + Sync + Debug + 'static {
         Ok(None)
     }
 
+    /// Returns when nothing is left to be given back that this backend was to give back by itself: see [`Watch::wait_as`]. By default
+    /// at once.
+    async fn settled(&self) {}
+
     /// Replaces the note of `key` if its version is still `expected`. Answers with the note that stands now.
     async fn set_note(
         &self,
@@ -490,7 +494,7 @@ pub struct Epoch(pub u128);
 #[async_trait]
 pub trait Watch: Send {
     /// From now on the plain acquisition `nonce` waits here, and none that was said before: it is attempted next, and again whenever
-    /// there is news, with this nonce each time until it is answered with anything but [`Reply::Busy`].
+    /// there is news, with this nonce each time until it is answered with anything but [`Reply::Busy`], or revoked.
     ///
     /// A backend that keeps lines puts it in line with the first attempt that finds the lock busy, and may grant it by itself as soon
     /// as its turn has come. That is news, the next attempt is answered with [`Reply::Won`], and the

@@ -47,6 +47,7 @@ pub(crate) trait Driver: Send + Sync + Debug + 'static {
     async fn watch(&self, key: &LockKey) -> Result<Option<Box<dyn Watch>>, BackendError>;
     async fn epoch(&self) -> Result<Epoch, BackendError>;
     async fn holders(&self, prefix: &str) -> Result<Option<Vec<Holder>>, BackendError>;
+    async fn settled(&self);
     async fn set_note(
         &self,
         key: &LockKey,
@@ -161,6 +162,12 @@ impl<B: LockBackend> Driver for Erased<B> {
 
     async fn holders(&self, prefix: &str) -> Result<Option<Vec<Holder>>, BackendError> {
         safe(self.0.holders(prefix)).await?
+    }
+
+    async fn settled(&self) {
+        if let Err(error) = safe(self.0.settled()).await {
+            tracing::error!(%error, "nobody knows what is left to be given back");
+        }
     }
 
     async fn set_note(

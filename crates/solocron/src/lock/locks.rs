@@ -112,11 +112,17 @@ impl ClaimReply {
     fn of(outcome: Outcome, tick: Mark) -> Self {
         match outcome {
             Outcome::Won(guard, told) => Self::Won(Box::new(ClaimGuard::new(guard, tick, told))),
-            Outcome::Lost(Reply::Stale { mark, done, owner }) => Self::Stale { mark, done, owner },
-            Outcome::Lost(Reply::Busy { holder }) => Self::Busy(holder),
-            Outcome::Lost(Reply::Behind { mark, unfinished }) => Self::Behind { mark, unfinished },
-            Outcome::Lost(Reply::Early { store_now }) => Self::Early { store_now },
-            Outcome::Lost(Reply::Won(_)) => unreachable!("a won reply became a guard"),
+            Outcome::Lost { reply: Reply::Stale { mark, done, owner }, .. } => {
+                Self::Stale { mark, done, owner }
+            }
+            Outcome::Lost { reply: Reply::Busy { holder }, .. } => Self::Busy(holder),
+            Outcome::Lost { reply: Reply::Behind { mark, unfinished }, .. } => {
+                Self::Behind { mark, unfinished }
+            }
+            Outcome::Lost { reply: Reply::Early { store_now }, .. } => Self::Early { store_now },
+            Outcome::Lost { reply: Reply::Won(_), .. } => {
+                unreachable!("a won reply became a guard")
+            }
         }
     }
 
@@ -308,21 +314,23 @@ impl Locks {
 
     /// [`try_lock`](Self::try_lock), of a reserved name too.
     pub(crate) async fn try_key(&self, key: LockKey) -> Result<TryLock> {
-        self.try_as(key, Nonce::random()).await
+        self.try_as(key, Nonce::random()).await.map(|(outcome, _)| outcome)
     }
 
-    /// [`try_key`](Self::try_key), as the acquisition `nonce`.
-    async fn try_as(&self, key: LockKey, nonce: Nonce) -> Result<TryLock> {
+    /// [`try_key`](Self::try_key), as the acquisition `nonce`. Says also whether that was revoked meanwhile.
+    async fn try_as(&self, key: LockKey, nonce: Nonce) -> Result<(TryLock, bool)> {
         let mut outcome = None;
         let one = |known: Vec<Known>| outcome = known.into_iter().next();
         self.attempt(vec![(key.clone(), None)], [nonce], one).await;
         match outcome.expect("one request, one answer").1 {
             Ok(Outcome::Won(mut guard, _)) => {
                 guard.on_drop(MarkAfter::Done);
-                Ok(TryLock::Won(guard))
+                Ok((TryLock::Won(guard), false))
             }
-            Ok(Outcome::Lost(Reply::Busy { holder })) => Ok(TryLock::Busy(holder)),
-            Ok(Outcome::Lost(reply)) => {
+            Ok(Outcome::Lost { reply: Reply::Busy { holder }, revoked }) => {
+                Ok((TryLock::Busy(holder), revoked))
+            }
+            Ok(Outcome::Lost { reply, .. }) => {
                 let why = format!(
                     "a plain lock was answered with {reply:?}, which is an answer to a claim"
                 );
@@ -384,14 +392,27 @@ impl Locks {
         let mut poll = POLL[0];
         loop {
             let wait = match self.try_as(key.clone(), nonce).await {
-                Ok(TryLock::Won(guard)) => {
+                Ok((TryLock::Won(guard), _)) => {
                     if free == contended {
                         self.set_contended(key, !free);
                     }
                     return Some(Ok(guard));
                 }
-                Ok(TryLock::Busy(holder)) => {
+                Ok((TryLock::Busy(holder), revoked)) => {
                     free = false;
+                    if revoked {
+                        // It may be granted all the same, and then taken away again: another acquisition, which waits until that is
+                        // over.
+                        nonce = Nonce::random();
+                        if let Some(watching) = &mut watch {
+                            watching.wait_as(nonce);
+                        }
+                        *last_holder = holder;
+                        if self.clock().lease_now() >= deadline {
+                            return None;
+                        }
+                        continue;
+                    }
                     let lease_ends = holder
                         .as_ref()
                         .and_then(|holder| holder.remaining)
@@ -657,6 +678,7 @@ impl Locks {
     /// Dropping the future changes nothing.
     pub async fn settled(&self) {
         self.keep.settled().await;
+        self.keep.driver.settled().await;
     }
 
     fn failed(&self, doing: &'static str, key: &LockKey, source: BackendError) -> Error {
