@@ -167,7 +167,8 @@ mod tests {
 
     /// Polls a call once, and leaves it at that.
     async fn begin<T>(mut call: Pin<&mut (impl Future<Output = T> + ?Sized)>) {
-        poll_fn(|cx| Poll::Ready(assert!(call.as_mut().poll(cx).is_pending()))).await;
+        let pending = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await;
+        assert!(pending, "it was to wait");
     }
 
     // Time stands still while anybody has something to do: nobody runs out of patience.
