@@ -403,10 +403,7 @@ impl Locks {
                     if revoked {
                         // It may be granted all the same, and then taken away again: another acquisition, which waits until that is
                         // over.
-                        nonce = Nonce::random();
-                        if let Some(watching) = &mut watch {
-                            watching.wait_as(nonce);
-                        }
+                        nonce = another(&mut watch);
                         *last_holder = holder;
                         if self.clock().lease_now() >= deadline {
                             return None;
@@ -422,10 +419,7 @@ impl Locks {
                 }
                 Err(Error::Backend { source, .. }) if source.kind().is_transient() => {
                     // What became of this nonce is settled by others, or it is used up: another acquisition, at the end of the line.
-                    nonce = Nonce::random();
-                    if let Some(watching) = &mut watch {
-                        watching.wait_as(nonce);
-                    }
+                    nonce = another(&mut watch);
                     if self.clock().lease_now() >= deadline {
                         return None;
                     }
@@ -684,6 +678,15 @@ impl Locks {
     fn failed(&self, doing: &'static str, key: &LockKey, source: BackendError) -> Error {
         Error::Backend { doing, key: Some(key.clone()), source }
     }
+}
+
+/// Another acquisition, which `watch` waits for from now on.
+fn another(watch: &mut Option<PacedWatch>) -> Nonce {
+    let nonce = Nonce::random();
+    if let Some(watch) = watch {
+        watch.wait_as(nonce);
+    }
+    nonce
 }
 
 /// A watch that may fire for no reason as often as it likes, and makes nobody spin.

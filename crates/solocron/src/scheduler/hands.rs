@@ -62,10 +62,9 @@ impl Engine {
         if !self.stuck.is_empty() {
             // One that was stuck lately goes alone: it must not hold up the others of its instant.
             let claiming = std::mem::take(&mut self.pending.claiming);
-            let (alone, together) =
+            let (alone, together): (Vec<_>, _) =
                 claiming.into_iter().partition(|(job, _)| self.stuck.contains(job));
             self.pending.claiming = together;
-            let alone: Vec<_> = alone;
             for claim in alone {
                 self.claim(vec![claim]);
             }
