@@ -151,10 +151,7 @@ impl RedisBackend {
             let outcome = self.acquire(&session, std::slice::from_ref(request)).await?;
             outcome.into_iter().next().unwrap_or_else(|| Err(Odd("attempt").into()))
         };
-        // Grants that wait for replicas have a connection of their own.
-        let Some(lane) = session.lane.as_ref().filter(|_| self.0.settings().replicas == 0) else {
-            return alone.await;
-        };
+        let Some(lane) = &session.lane else { return alone.await };
         let backend = self.clone();
         let send = move |requests: Vec<Request>| {
             let backend = backend.clone();
